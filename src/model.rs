@@ -1,0 +1,9 @@
+//! What the words mean: names, references, options, reports, errors. Values are validated once, here, and carry that
+//! proof in their type. No input or output of any kind.
+
+pub mod error;
+pub mod name;
+pub mod sync;
+
+pub use error::{Error, Kind, Result};
+pub use name::Name;

@@ -1,0 +1,186 @@
+//! The conversation between the two ends of a sync: what a target asks and what a source tells.
+//!
+//! The target drives. It opens the tree, compares, asks for the listings of directories that differ, then for the
+//! content it lacks, and at the end for the source's root name. Both ends are plain blocking code on threads of their
+//! own; they know each other only as a pair of channels, so it makes no difference whether the other one is in this
+//! process or behind QUIC (`transport` joins two such pairs over a stream, `wire` has the encoding).
+//!
+//! Directories and entries are addressed by numbers that the source gives out: `dir` is the source's number of a
+//! directory (the root is 0, and a listing tells the number of its first child directory; the others follow in the
+//! order of their entries), `entry` is the position in that directory's listing.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use crate::model::name::Short;
+use crate::model::{Error, Name, sync::LeftOut};
+
+/// From the target to the source.
+#[derive(Debug)]
+pub enum Ask {
+    /// First, once.
+    Open(Open),
+    /// The target has read the rules and starts its own scan; the source may start too. Answered by `Scanned`.
+    Scan,
+    /// The entries of directory `dir`; the target already has the list nodes in `have`. Answered by `Listing`.
+    List { dir: u32, have: Vec<Short> },
+    /// The whole content of these entries (all regular files, ascending). Each is answered by an item in `Files`, or by
+    /// `Part`… and `FileEnd`, in any order between files.
+    Fetch { dir: u32, entries: Vec<u32> },
+    /// The chunk list of one big file, of which the target has the list nodes in `have`. Answered by `Chunks`… and `ChunksEnd`.
+    Chunks { dir: u32, entry: u32, have: Vec<Short> },
+    /// Ranges of one big file whose chunk list has been told. Answered by `Ranges`…, one range for each, in order.
+    Need { dir: u32, entry: u32, ranges: Vec<NeedRange> },
+    /// Nothing more will be asked. Answered by `Root`.
+    Finish,
+}
+
+/// How the tree is to be looked at. Both ends apply the same view.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Open {
+    /// Only this part; empty is the whole tree.
+    pub path: Vec<u8>,
+    /// Patterns beside the source's own `.mcignore`.
+    pub exclude: Vec<String>,
+    /// Read every file, whatever the index says.
+    pub checksum: bool,
+    /// The target is empty: the source need not read anything before it is asked for its content.
+    pub fresh: bool,
+    /// Bytes of content a second; 0 is no limit.
+    pub bytes_per_second: u64,
+}
+
+/// A range of a file that the target lacks: one chunk.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NeedRange {
+    pub offset: u64,
+    pub len: u32,
+    /// If not empty: for each 4 KiB block of the file that this range touches (cut at multiples of 4096 of the file), the
+    /// first eight bytes of the BLAKE3 of what the target has at that place. The source then sends just the blocks that differ.
+    pub blocks: Vec<u64>,
+}
+
+/// From the source to the target.
+#[derive(Debug)]
+pub enum Tell {
+    /// Answers `Open`.
+    Opened {
+        /// The source's `.mcignore`, as it is; empty where there is none.
+        rules: Vec<u8>,
+        /// The source's files, where they are on this machine and in this process.
+        local: Option<Arc<dyn LocalFiles>>,
+    },
+    /// From time to time during the scan.
+    Scanning { files: u64, bytes_read: u64 },
+    /// The scan is done. `root` is known unless the open was `fresh` and something would have had to be read.
+    Scanned { root: Name, entries: u64, bytes: u64 },
+    /// An entry that the source cannot give. It is in no listing, and the target leaves its own alone.
+    LeftOut(LeftOut),
+    Listing { dir: u32, first_child: u32, nodes: Vec<ListingNode> },
+    /// Whole small files. `data` is their contents one behind the other.
+    Files { items: Vec<FileItem>, data: Bytes },
+    /// Consecutive chunks of a big file; `data` is as long as they are together.
+    Part { dir: u32, entry: u32, offset: u64, chunks: Vec<ChunkRef>, data: Bytes },
+    /// The file changed while it was read: forget its parts, it is told again from its start.
+    Restart { dir: u32, entry: u32 },
+    FileEnd(FileItem),
+    Chunks { dir: u32, entry: u32, nodes: Vec<ChunkNode> },
+    ChunksEnd(FileItem),
+    /// Answers one `Need`, wholly or in parts: for each of its ranges from number `first` on, what is sent of it.
+    Ranges { dir: u32, entry: u32, first: u32, ranges: Vec<SentRange>, data: Bytes },
+    /// Answers `Finish`: the root name of what has been told.
+    Root { root: Name, entries: u64, bytes: u64, bytes_read: u64 },
+    /// The source cannot go on.
+    Failed(Error),
+    /// Something to show the user once.
+    Note(String),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum ListingNode {
+    /// One of those the target said it has.
+    Have(Short),
+    /// The canonical encoding of a list node.
+    Raw(Bytes),
+}
+
+/// What became of one file that was asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FileItem {
+    pub dir: u32,
+    pub entry: u32,
+    /// Length of the content; of `Files.data` where the item stands in one.
+    pub len: u64,
+    /// The content's name ([`Name::UNKNOWN`] when it is gone or cannot be read).
+    pub content: Name,
+    /// The entry's canonical encoding as it was when its content was read, if the listing says otherwise.
+    pub now: Option<Bytes>,
+    /// The file has holes: blocks of zeros need not be written.
+    pub sparse: bool,
+    pub state: FileState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileState {
+    Ok,
+    /// It is not there any more.
+    Gone,
+    /// It never stood still: what is told is one reading of it.
+    Unstable,
+    /// It cannot be read; a `LeftOut` says why.
+    Unreadable,
+}
+
+/// A slice of a file's content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkRef {
+    pub name: Name,
+    pub len: u32,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum ChunkNode {
+    Have(Short),
+    Raw(Vec<ChunkRef>),
+}
+
+/// What is sent of one needed range.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SentRange {
+    /// All of it; its length in `data` is the range's.
+    Whole,
+    /// The blocks with these numbers (0 is the block that holds the range's first byte), each cut to the range.
+    Blocks(Vec<u32>),
+    /// Nothing: the file no longer has it.
+    Lost,
+}
+
+/// Opens a source's files without a copy in between.
+pub trait LocalFiles: Send + Sync + std::fmt::Debug {
+    /// The regular file `entry` of `dir`, opened for reading, if it still is what the listing said.
+    fn open(&self, dir: u32, entry: u32) -> Option<std::fs::File>;
+}
+
+/// The end that the target holds.
+pub struct TargetEnd {
+    pub ask: mpsc::UnboundedSender<Ask>,
+    pub tell: mpsc::Receiver<Tell>,
+}
+
+/// The end that the source holds. When the target has gone, `ask` ends and `tell` refuses.
+pub struct SourceEnd {
+    pub ask: mpsc::UnboundedReceiver<Ask>,
+    pub tell: mpsc::Sender<Tell>,
+}
+
+/// Tells in flight between the ends: a few batches, so that memory stays bounded and a cut loses little.
+const IN_FLIGHT: usize = 8;
+
+/// A fresh pair of ends. Asks are small and few for what they bring, so only tells push back.
+pub fn pair() -> (TargetEnd, SourceEnd) {
+    let (ask_in, ask_out) = mpsc::unbounded_channel();
+    let (tell_in, tell_out) = mpsc::channel(IN_FLIGHT);
+    (TargetEnd { ask: ask_in, tell: tell_out }, SourceEnd { ask: ask_out, tell: tell_in })
+}
