@@ -2,8 +2,11 @@
 //! proof in their type. No input or output of any kind.
 
 pub mod error;
+pub mod host;
 pub mod name;
+pub mod reference;
 pub mod sync;
 
 pub use error::{Error, Kind, Result};
 pub use name::Name;
+pub use reference::{Host, Place, Reference, ServiceName, TenantName, VolumePath};
