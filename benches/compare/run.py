@@ -253,7 +253,7 @@ class Cp:
 
 def differences(source, target):
     """What an independent comparison finds different; empty when the copy is right."""
-    command = ["rsync", "-aHAXn", "--checksum", "--itemize-changes", "--delete", f"{source}/", f"{target}/"]
+    command = ["rsync", "-aHAXn", "--checksum", "--itemize-changes", "--delete", "--modify-window=-1", f"{source}/", f"{target}/"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 

@@ -1,0 +1,59 @@
+//! File systems of a chosen kind and size, on loop devices.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use super::sh;
+
+/// A mounted file system. Dropped, it is unmounted.
+pub struct Disk {
+    pub root: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Disk {
+    /// `kind`: ext4, xfs, btrfs or tmpfs.
+    pub fn new(kind: &str, mib: u64) -> Disk {
+        let dir = super::scratch();
+        let root = dir.path().join("mounted");
+        fs::create_dir(&root).expect("a mount point");
+        let at = root.to_str().expect("a plain path");
+        if kind == "tmpfs" {
+            sh("mount", &["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs", at]);
+        } else {
+            let image = dir.path().join("image");
+            File::create(&image).and_then(|file| file.set_len(mib << 20)).expect("an image");
+            let image = image.to_str().expect("a plain path");
+            match kind {
+                "ext4" => sh("mkfs.ext4", &["-q", "-F", "-m", "0", image]),
+                "xfs" => sh("mkfs.xfs", &["-q", "-f", image]),
+                "btrfs" => sh("mkfs.btrfs", &["-q", "-f", image]),
+                other => panic!("no file system {other}"),
+            };
+            sh("mount", &["-o", "loop", image, at]);
+        }
+        Disk { root, _dir: dir }
+    }
+
+    /// Mounts it read-only, or writable again.
+    pub fn read_only(&self, so: bool) {
+        let option = if so { "remount,ro" } else { "remount,rw" };
+        sh("mount", &["-o", option, self.root.to_str().expect("a plain path")]);
+    }
+
+    pub fn free_bytes(&self) -> u64 {
+        free_bytes(&self.root)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.root).status();
+    }
+}
+
+/// What the file system of `path` has free.
+pub fn free_bytes(path: &Path) -> u64 {
+    let status = rustix::fs::statvfs(path).expect("a file system");
+    status.f_bavail * status.f_frsize
+}
