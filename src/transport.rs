@@ -1,1 +1,19 @@
-//! transport
+//! QUIC: who is who, dialling and listening, and a source of a sync that is far away.
+//!
+//! Both ends of every connection prove an Ed25519 key with a raw public key (RFC 7250) in the TLS 1.3 handshake: the
+//! client takes no host but the one whose key it pinned, the host asks its [`Admit`] about the client's. What is said on
+//! the streams is not known here, except for the link of a sync ([`source`]).
+
+mod connection;
+mod endpoint;
+pub mod identity;
+mod pays;
+pub mod source;
+mod stream;
+mod tls;
+
+pub use connection::{Connection, Traffic};
+pub use endpoint::{Listener, dial, local_addresses, resolve};
+pub use identity::{Identity, PublicKey};
+pub use stream::{Receiver, Sender, Stream};
+pub use tls::Admit;
