@@ -3,13 +3,20 @@
 //! [`serve`] is a live directory as a source, [`run`] makes a live directory equal to whatever is at the other end of
 //! its link. Both block; each wants a thread of its own.
 
+mod halt;
+pub mod pace;
+mod source;
+mod stage;
+
+pub use source::serve;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::model::sync::{Event, Plan, Report, SyncOptions};
 use crate::model::{Error, Result};
-use crate::tree::link::{SourceEnd, TargetEnd};
+use crate::tree::link::TargetEnd;
 
 /// A live directory: where it is, and where what is remembered of it is kept.
 #[derive(Clone, Debug)]
@@ -37,12 +44,6 @@ pub trait Observer: Send + Sync {
 
 /// Tells a running sync to stop. It stops at the next safe place and leaves the target as it was.
 pub type Cancel = Arc<AtomicBool>;
-
-/// Serves `dir` as a source until the target hangs up. Errors are told to the target, too.
-pub fn serve(dir: &LiveDir, link: SourceEnd) -> Result<()> {
-    let _ = (dir, link);
-    Err(Error::failed("not built yet"))
-}
 
 /// Makes `dir` equal to the source at the other end of `link`.
 ///

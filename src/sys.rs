@@ -1,1 +1,7 @@
-//! sys
+//! The machine: beneath-only file access, metadata, range copies, locks, clocks. The only place for `unsafe`, raw descriptors
+//! and the system's clock. Knows nothing of trees.
+
+pub mod clock;
+pub mod copy;
+pub mod dir;
+pub mod meta;

@@ -1,0 +1,210 @@
+//! Where a target is built before it is: a folder of our own on the tree's file system, beside the tree where that is
+//! possible, else inside it (scans do not see it there). It holds the lock of the target, what is staged, what an earlier
+//! try left behind, and the redo log.
+
+use std::fs::File;
+use std::io::{ErrorKind, Result};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::sys::dir::Dir;
+use crate::tree::filter::STAGE_PREFIX;
+
+/// New directories, each in a folder of this under its number.
+const NEW: &[u8] = b"new";
+/// Single files, by number, a thousand to a folder.
+const FILES: &[u8] = b"files";
+/// What leaves the tree for good, and what only moves.
+const TRASH: &[u8] = b"trash";
+/// What earlier tries staged and did not commit.
+const SALVAGE: &[u8] = b"salvage";
+/// The redo log: under this name it is complete.
+pub const LOG: &[u8] = b"log";
+const LOG_DRAFT: &[u8] = b"log.draft";
+
+pub struct Stage {
+    pub dir: Dir,
+    /// The folder that holds `dir`, and its name there.
+    parent: Dir,
+    name: Vec<u8>,
+    /// The target's own name beside the stage; `None` where the stage is inside the target.
+    pub root_name: Option<Vec<u8>>,
+    next_slot: AtomicU64,
+    next_trash: AtomicU64,
+}
+
+impl Stage {
+    /// Makes the stage of the target at `root` (which need not exist) and takes its lock; `None` if another sync has it.
+    pub fn open(root: &Path) -> Result<Option<Stage>> {
+        let (parent, name, root_name) = place(root)?;
+        let parent = Dir::open(&parent)?;
+        match parent.make_dir(&name, 0o700) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let dir = parent.open_beneath(&name)?;
+        let stat = dir.stat_self()?;
+        if stat.st_uid != rustix::process::geteuid().as_raw() || stat.st_mode & 0o077 != 0 {
+            let text = format!("{} belongs to somebody else", String::from_utf8_lossy(&name));
+            return Err(std::io::Error::new(ErrorKind::PermissionDenied, text));
+        }
+        if !dir.try_lock()? {
+            return Ok(None);
+        }
+        // Whoever had the lock before may have removed the folder while we waited for it.
+        match parent.stat_if_there(&name)? {
+            Some(now) if now.st_ino == stat.st_ino => {}
+            _ => return Stage::open(root),
+        }
+        let next_slot = AtomicU64::new(1);
+        Ok(Some(Stage { dir, parent, name, root_name, next_slot, next_trash: AtomicU64::new(1) }))
+    }
+
+    /// Whether a stage of this target is there at all: something may have to be finished or taken up again.
+    pub fn exists(root: &Path) -> bool {
+        place(root).is_ok_and(|(parent, name, _)| {
+            Dir::open(&parent).is_ok_and(|parent| matches!(parent.stat_if_there(&name), Ok(Some(_))))
+        })
+    }
+
+    /// The target's root, if it is there.
+    pub fn root(&self) -> Result<Option<Dir>> {
+        let opened = match &self.root_name {
+            None => self.parent.open_beneath(b""),
+            Some(name) => self.parent.open_beneath(name),
+        };
+        match opened {
+            Ok(dir) => Ok(Some(dir)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The folder beside the stage, in which the root is a name.
+    pub fn beside(&self) -> &Dir {
+        &self.parent
+    }
+
+    /// Puts what an earlier try staged aside as salvage; true if there is any.
+    pub fn keep_salvage(&self) -> Result<bool> {
+        let salvage = self.dir.ensure_dir(SALVAGE, 0o700)?;
+        let mut generation = salvage.names()?.len();
+        for part in [NEW, FILES] {
+            if self.dir.stat_if_there(part)?.is_some() {
+                let mut name = format!("{generation}-").into_bytes();
+                name.extend_from_slice(part);
+                self.dir.rename(part, &salvage, &name)?;
+                generation += 1;
+            }
+        }
+        self.dir.remove_all(LOG_DRAFT)?;
+        self.dir.remove_all(TRASH)?;
+        self.dir.ensure_dir(NEW, 0o700)?;
+        self.dir.ensure_dir(FILES, 0o700)?;
+        self.dir.ensure_dir(TRASH, 0o700)?;
+        Ok(!salvage.is_empty()?)
+    }
+
+    /// What earlier tries left.
+    pub fn salvage(&self) -> Result<Dir> {
+        self.dir.open_beneath(SALVAGE)
+    }
+
+    /// The path, from the stage, of the new directory that is staged under this number.
+    pub fn new_path(number: u32) -> Vec<u8> {
+        format!("new/{number}").into_bytes()
+    }
+
+    /// The path, from the stage, of the file in this slot.
+    pub fn slot_path(slot: u64) -> Vec<u8> {
+        format!("files/{}/{slot}", slot / 1000).into_bytes()
+    }
+
+    /// A new slot: its number, its folder, its name there.
+    pub fn new_slot(&self) -> Result<(u64, Dir, Vec<u8>)> {
+        let slot = self.next_slot.fetch_add(1, Ordering::Relaxed);
+        let shard = (slot / 1000).to_string().into_bytes();
+        let folder = self.dir.open_beneath(FILES)?.ensure_dir(&shard, 0o700)?;
+        Ok((slot, folder, slot.to_string().into_bytes()))
+    }
+
+    /// The path, from the stage, of a new place for something that leaves the tree.
+    pub fn new_trash(&self) -> Vec<u8> {
+        format!("trash/{}", self.next_trash.fetch_add(1, Ordering::Relaxed)).into_bytes()
+    }
+
+    /// Writes the redo log whole and durable, then gives it its name: from there on the commit happens.
+    pub fn write_log(&self, bytes: &[u8]) -> Result<()> {
+        self.dir.remove_all(LOG_DRAFT)?;
+        let mut file = self.dir.create(LOG_DRAFT, 0o600)?;
+        std::io::Write::write_all(&mut file, bytes)?;
+        file.sync_all()?;
+        self.dir.rename(LOG_DRAFT, &self.dir, LOG)?;
+        self.dir.sync()
+    }
+
+    /// The redo log, if a commit was begun.
+    pub fn read_log(&self) -> Result<Option<Vec<u8>>> {
+        match self.dir.read(LOG) {
+            Ok(mut file) => {
+                let mut bytes = Vec::new();
+                std::io::Read::read_to_end(&mut file, &mut bytes)?;
+                Ok(Some(bytes))
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens a staged file.
+    pub fn open_slot(&self, slot: u64) -> Result<File> {
+        let path = Stage::slot_path(slot);
+        let (folder, name) = crate::sys::dir::split_last(&path);
+        self.dir.open_beneath(folder)?.read(name)
+    }
+
+    /// Forgets all that is staged, and the stage itself.
+    pub fn remove(self) -> Result<()> {
+        self.dir.remove_all(LOG)?;
+        self.parent.remove_all(&self.name)
+    }
+}
+
+/// The folder for the stage, its name there, and the root's name there if it is beside.
+fn place(root: &Path) -> Result<(PathBuf, Vec<u8>, Option<Vec<u8>>)> {
+    let inside = |root: &Path| Ok((root.to_owned(), STAGE_PREFIX.to_vec(), None));
+    let is_there = match std::fs::metadata(root) {
+        Ok(meta) if !meta.is_dir() => return Err(ErrorKind::NotADirectory.into()),
+        Ok(meta) => Some(meta),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    // A root that is itself a link is used where it leads.
+    let root = if is_there.is_some() { std::fs::canonicalize(root)? } else { std::path::absolute(root)? };
+    let (Some(parent), Some(name)) = (root.parent(), root.file_name()) else { return inside(&root) };
+    let beside = [STAGE_PREFIX, b".", name.as_bytes()].concat();
+    if let Some(meta) = is_there {
+        use std::os::unix::fs::MetadataExt;
+        let apart = std::fs::metadata(parent)?.dev() != meta.dev() || !is_writable(parent) || beside.len() > 255;
+        // Where an earlier try began inside, it goes on inside.
+        if apart || std::fs::symlink_metadata(root.join(std::ffi::OsStr::from_bytes(STAGE_PREFIX))).is_ok() {
+            return inside(&root);
+        }
+    } else {
+        std::fs::metadata(parent)?;
+        if beside.len() > 255 {
+            return Err(ErrorKind::InvalidFilename.into());
+        }
+    }
+    Ok((parent.to_owned(), beside, Some(name.as_bytes().to_vec())))
+}
+
+fn is_writable(folder: &Path) -> bool {
+    use rustix::fs::{Access, AtFlags, CWD};
+    rustix::fs::accessat(CWD, folder, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS).is_ok()
+}
+
+/// A stage shared by the threads that fill it.
+pub type SharedStage = Arc<Stage>;

@@ -1,0 +1,362 @@
+//! Directories as descriptors. Whatever lies below a root is reached from here and nowhere else: by `openat2` that stays
+//! beneath it and follows no symbolic link, or by a single name in an open directory.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{Error, ErrorKind, Result};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
+
+/// An open directory.
+#[derive(Debug)]
+pub struct Dir(OwnedFd);
+
+/// The longest path the kernel takes in one call, with room for its end.
+const PATH_STEP: usize = 4000;
+
+/// One name in a directory, with the type if the file system tells.
+#[derive(Debug)]
+pub struct DirName {
+    pub name: Box<[u8]>,
+    pub is_dir: Option<bool>,
+}
+
+impl Dir {
+    /// Opens a directory by a path that is trusted (typed by the user, or our own): links in it are followed.
+    pub fn open(path: &Path) -> Result<Dir> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Dir(rustix::fs::open(path, flags, Mode::empty())?))
+    }
+
+    /// Opens a directory below this one; `path` is relative and may be empty (this directory again). Never leaves it,
+    /// never follows a link. Works for paths of any length.
+    pub fn open_beneath(&self, path: &[u8]) -> Result<Dir> {
+        let mut rest = path;
+        let mut at: Option<Dir> = None;
+        loop {
+            let (step, after) = split_path(rest);
+            let step: &[u8] = if step.is_empty() { b"." } else { step };
+            let from = at.as_ref().map_or(self.0.as_fd(), |dir| dir.0.as_fd());
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+            let next = Dir(open_retrying(from, step, flags, resolve)?);
+            if after.is_empty() {
+                return Ok(next);
+            }
+            rest = after;
+            at = Some(next);
+        }
+    }
+
+    /// Every name but `.` and `..`, in no order.
+    pub fn names(&self) -> Result<Vec<DirName>> {
+        let mut names = Vec::new();
+        let mut buffer = vec![MaybeUninit::uninit(); 32 * 1024];
+        rustix::fs::seek(&self.0, rustix::fs::SeekFrom::Start(0))?;
+        let mut entries = RawDir::new(&self.0, &mut buffer);
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name == b"." || name == b".." {
+                continue;
+            }
+            let is_dir = match entry.file_type() {
+                rustix::fs::FileType::Unknown => None,
+                kind => Some(kind.is_dir()),
+            };
+            names.push(DirName { name: name.into(), is_dir });
+        }
+        Ok(names)
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> Result<bool> {
+        let mut buffer = vec![MaybeUninit::uninit(); 4096];
+        rustix::fs::seek(&self.0, rustix::fs::SeekFrom::Start(0))?;
+        let mut entries = RawDir::new(&self.0, &mut buffer);
+        while let Some(entry) = entries.next() {
+            if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// What `name` in this directory is; a link is looked at, not followed.
+    pub fn stat(&self, name: &[u8]) -> Result<Stat> {
+        one_name(name)?;
+        Ok(rustix::fs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    /// Like [`Dir::stat`], `None` where there is nothing.
+    pub fn stat_if_there(&self, name: &[u8]) -> Result<Option<Stat>> {
+        match self.stat(name) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub fn stat_self(&self) -> Result<Stat> {
+        Ok(rustix::fs::fstat(&self.0)?)
+    }
+
+    /// Opens a regular file for reading. Anything else that stands there now is an error, and is not waited for.
+    pub fn read(&self, name: &[u8]) -> Result<File> {
+        one_name(name)?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+        // Reading must not change access times where we may ask for that; only an owner may.
+        let file = match rustix::fs::openat(&self.0, name, flags | OFlags::NOATIME, Mode::empty()) {
+            Err(Errno::PERM) => rustix::fs::openat(&self.0, name, flags, Mode::empty())?,
+            other => other?,
+        };
+        let stat = rustix::fs::fstat(&file)?;
+        if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
+            return Err(Error::new(ErrorKind::NotFound, "is no longer a regular file"));
+        }
+        Ok(File::from(file))
+    }
+
+    /// Opens an existing regular file for writing in place.
+    pub fn write(&self, name: &[u8]) -> Result<File> {
+        one_name(name)?;
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+        let file = rustix::fs::openat(&self.0, name, flags, Mode::empty())?;
+        if !rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode).is_file() {
+            return Err(Error::new(ErrorKind::NotFound, "is no longer a regular file"));
+        }
+        Ok(File::from(file))
+    }
+
+    /// Creates a regular file that must not be there yet. `mode` is taken as it is (the process has no umask).
+    pub fn create(&self, name: &[u8], mode: u32) -> Result<File> {
+        one_name(name)?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(File::from(rustix::fs::openat(&self.0, name, flags, Mode::from_raw_mode(mode))?))
+    }
+
+    pub fn make_dir(&self, name: &[u8], mode: u32) -> Result<()> {
+        one_name(name)?;
+        Ok(rustix::fs::mkdirat(&self.0, name, Mode::from_raw_mode(mode))?)
+    }
+
+    /// A directory of this name, made if it is not there.
+    pub fn ensure_dir(&self, name: &[u8], mode: u32) -> Result<Dir> {
+        match self.make_dir(name, mode) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+            _ => self.open_beneath(name),
+        }
+    }
+
+    pub fn make_symlink(&self, name: &[u8], target: &[u8]) -> Result<()> {
+        one_name(name)?;
+        Ok(rustix::fs::symlinkat(target, &self.0, name)?)
+    }
+
+    /// FIFO, socket or device, by the type bits of `mode`.
+    pub fn make_node(&self, name: &[u8], mode: u32, major: u32, minor: u32) -> Result<()> {
+        one_name(name)?;
+        let kind = rustix::fs::FileType::from_raw_mode(mode);
+        let device = rustix::fs::makedev(major, minor);
+        Ok(rustix::fs::mknodat(&self.0, name, kind, Mode::from_raw_mode(mode & 0o7777), device)?)
+    }
+
+    pub fn read_link(&self, name: &[u8]) -> Result<CString> {
+        one_name(name)?;
+        Ok(rustix::fs::readlinkat(&self.0, name, Vec::new())?)
+    }
+
+    /// A second name, in `to`, for the file `name` here.
+    pub fn link(&self, name: &[u8], to: &Dir, to_name: &[u8]) -> Result<()> {
+        one_name(name)?;
+        one_name(to_name)?;
+        Ok(rustix::fs::linkat(&self.0, name, &to.0, to_name, AtFlags::empty())?)
+    }
+
+    /// Moves `name` to `to_name` in `to`, in one step, replacing a file that is there.
+    pub fn rename(&self, name: &[u8], to: &Dir, to_name: &[u8]) -> Result<()> {
+        one_name(name)?;
+        one_name(to_name)?;
+        Ok(rustix::fs::renameat(&self.0, name, &to.0, to_name)?)
+    }
+
+    /// Like [`Dir::rename`], but fails where something is there already.
+    pub fn rename_new(&self, name: &[u8], to: &Dir, to_name: &[u8]) -> Result<()> {
+        one_name(name)?;
+        one_name(to_name)?;
+        match rustix::fs::renameat_with(&self.0, name, &to.0, to_name, RenameFlags::NOREPLACE) {
+            // Some file systems do not know the flag; a look first is the best there is.
+            Err(Errno::INVAL) => {
+                if to.stat_if_there(to_name)?.is_some() {
+                    return Err(Errno::EXIST.into());
+                }
+                self.rename(name, to, to_name)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    pub fn remove_file(&self, name: &[u8]) -> Result<()> {
+        one_name(name)?;
+        Ok(rustix::fs::unlinkat(&self.0, name, AtFlags::empty())?)
+    }
+
+    pub fn remove_empty_dir(&self, name: &[u8]) -> Result<()> {
+        one_name(name)?;
+        Ok(rustix::fs::unlinkat(&self.0, name, AtFlags::REMOVEDIR)?)
+    }
+
+    /// Removes `name` and all below it; fine if it is not there. Follows nothing; paths may be of any depth.
+    pub fn remove_all(&self, name: &[u8]) -> Result<()> {
+        match self.remove_file(name) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => {
+                if !matches!(self.stat_if_there(name)?, Some(stat) if is_dir(&stat)) {
+                    return Err(error);
+                }
+            }
+        }
+        // A stack of open directories would end at the descriptor limit, so the path is kept and walked again: cheap,
+        // since most of the work is at the leaves.
+        let mut path = name.to_vec();
+        loop {
+            let dir = self.open_for_removal(&path)?;
+            let mut deeper = None;
+            for entry in dir.names()? {
+                if entry.is_dir != Some(true) {
+                    match dir.remove_file(&entry.name) {
+                        Ok(()) => continue,
+                        Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                        Err(_) if matches!(dir.stat(&entry.name), Ok(stat) if is_dir(&stat)) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                if dir.remove_empty_dir(&entry.name).is_err() {
+                    deeper = Some(entry.name);
+                    break;
+                }
+            }
+            match deeper {
+                Some(next) => {
+                    path.push(b'/');
+                    path.extend_from_slice(&next);
+                }
+                None => {
+                    let (parent, last) = split_last(&path);
+                    self.open_beneath(parent)?.remove_empty_dir(last)?;
+                    if path == name {
+                        return Ok(());
+                    }
+                    path.truncate(parent.len());
+                }
+            }
+        }
+    }
+
+    /// Opens a directory that is to be emptied; one without permission for its owner gets it.
+    fn open_for_removal(&self, path: &[u8]) -> Result<Dir> {
+        let (parent, last) = split_last(path);
+        let parent = self.open_beneath(parent)?;
+        let mode = parent.stat(last)?.st_mode;
+        if mode & 0o700 != 0o700 && !rustix::process::geteuid().is_root() {
+            rustix::fs::chmodat(&parent.0, last, Mode::from_raw_mode(mode & 0o7777 | 0o700), AtFlags::empty())?;
+        }
+        parent.open_beneath(last)
+    }
+
+    /// Makes what was done to this directory itself durable.
+    pub fn sync(&self) -> Result<()> {
+        Ok(rustix::fs::fsync(&self.0)?)
+    }
+
+    /// Makes everything written to this directory's file system durable.
+    pub fn sync_fs(&self) -> Result<()> {
+        Ok(rustix::fs::syncfs(&self.0)?)
+    }
+
+    /// Takes the exclusive lock on this directory; held until it is closed. False if somebody else has it.
+    pub fn try_lock(&self) -> Result<bool> {
+        match rustix::fs::flock(&self.0, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(true),
+            Err(Errno::WOULDBLOCK) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The path by which the kernel shows `name` in this directory, for calls that take no descriptor. The last part is
+    /// never followed by the calls that use it.
+    pub(super) fn proc_path(&self, name: &[u8]) -> Vec<u8> {
+        use std::os::fd::AsRawFd;
+        let mut path = format!("/proc/self/fd/{}/", self.0.as_raw_fd()).into_bytes();
+        path.extend_from_slice(name);
+        path
+    }
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A lock file of our own, held until the value is dropped. `None` if somebody else holds it.
+pub fn lock_file(path: &Path) -> Result<Option<File>> {
+    let file = File::options().create(true).truncate(false).read(true).write(true).open(path)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// New files get just the mode they are given. Call once, before threads start.
+pub fn clear_umask() {
+    rustix::process::umask(Mode::empty());
+}
+
+pub fn is_dir(stat: &Stat) -> bool {
+    rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir()
+}
+
+/// The parent path (empty for the root) and the last name.
+pub fn split_last(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|&byte| byte == b'/') {
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (b"", path),
+    }
+}
+
+/// As much of a relative path as one call takes, and the rest.
+fn split_path(path: &[u8]) -> (&[u8], &[u8]) {
+    if path.len() <= PATH_STEP {
+        return (path, b"");
+    }
+    match path[..PATH_STEP].iter().rposition(|&byte| byte == b'/') {
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (path, b""),
+    }
+}
+
+fn open_retrying(from: BorrowedFd<'_>, path: &[u8], flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd> {
+    // The kernel answers EAGAIN when a rename raced with the walk and it cannot be sure that it stayed beneath.
+    for _ in 0..64 {
+        match rustix::fs::openat2(from, path, flags, Mode::empty(), resolve) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            other => return Ok(other?),
+        }
+    }
+    Err(Errno::AGAIN.into())
+}
+
+/// A name that stands for an entry of a directory and nothing else.
+fn one_name(name: &[u8]) -> Result<()> {
+    if name.is_empty() || name == b"." || name == b".." || name.contains(&b'/') || name.contains(&0) {
+        return Err(Error::new(ErrorKind::InvalidInput, "not a plain file name"));
+    }
+    Ok(())
+}

@@ -1,0 +1,586 @@
+//! Looking at a live directory: one walk by several threads, each directory compared with what the index remembers of it;
+//! then, where wanted, the reading of every file that is new or changed.
+
+use std::collections::HashMap;
+use std::io::{ErrorKind, Result};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use super::entry::EntryKind;
+use super::filter::{Filter, Stand};
+use super::link::ChunkRef;
+use super::read::{self, is_as_printed, look_at};
+use super::records::{ListWriter, Records, Row};
+use super::view::{DirNode, Item, State, View, encode_items, join};
+use super::{big, node};
+use crate::model::Name;
+use crate::model::sync::LeftOut;
+use crate::sys::clock::file_clock;
+use crate::sys::dir::{Dir, is_dir};
+use crate::sys::meta;
+
+/// Files from this size on are cut by all threads together.
+const BIG_BYTES: u64 = 8 << 20;
+/// Directories waiting to be read keep their descriptors open, up to this many in all.
+const OPEN_MAX: usize = 256;
+
+/// How a scan is done, and what it counts while it runs.
+pub struct Scan<'a> {
+    pub root: &'a Dir,
+    pub filter: &'a Filter,
+    /// Believe no fingerprint of a file: read everything.
+    pub checksum: bool,
+    pub counters: &'a Counters,
+    pub cancel: &'a AtomicBool,
+}
+
+/// The work done, as it is done.
+#[derive(Default, Debug)]
+pub struct Counters {
+    pub files: AtomicU64,
+    pub bytes_read: AtomicU64,
+}
+
+/// What a scan found beside the view.
+#[derive(Default)]
+pub struct Findings {
+    pub left_out: Vec<LeftOut>,
+    /// Directories with files that have to be read.
+    pub unread: Vec<u32>,
+    /// The index turned out to be damaged; what was damaged has been looked at anew.
+    pub damaged: bool,
+}
+
+struct Job {
+    dir: u32,
+    path: Vec<u8>,
+    open: Option<Dir>,
+}
+
+struct Shared {
+    queue: Vec<Job>,
+    busy: usize,
+    dirs: Vec<DirNode>,
+    findings: Findings,
+    links: HashMap<(u64, u64), Vec<LinkMember>>,
+    entries: u64,
+    bytes: u64,
+    failure: Option<std::io::Error>,
+}
+
+/// One name of a file that has several.
+struct LinkMember {
+    path: Vec<u8>,
+    dir: u32,
+    at: u32,
+}
+
+impl Scan<'_> {
+    /// Walks the tree. Contents of files that the index does not vouch for are left unknown.
+    pub fn walk(&self, records: Arc<Records>, old: &HashMap<(u64, u64), Row>) -> Result<(View, Findings)> {
+        let stat = self.root.stat_self()?;
+        let kind = EntryKind::Dir { content: Name::UNKNOWN };
+        let meta = super::entry::Meta { xattrs: meta::xattrs_of(self.root)?, ..Default::default() };
+        let mut root = Item::new(super::entry::Entry { name: Box::default(), meta, kind }, Default::default());
+        read::take_stat(&stat, &mut root);
+        let implied = !self.filter.is_whole_tree();
+        if implied {
+            root.entry.meta = super::entry::Meta::default();
+        }
+        let mut node = new_node(0, b"", &stat);
+        node.implied = implied;
+        let shared = Mutex::new(Shared {
+            queue: vec![Job { dir: 0, path: Vec::new(), open: None }],
+            busy: 0,
+            dirs: vec![node],
+            findings: Findings::default(),
+            links: HashMap::new(),
+            entries: 0,
+            bytes: 0,
+            failure: None,
+        });
+        let wake = Condvar::new();
+        std::thread::scope(|scope| {
+            for _ in 0..threads() {
+                scope.spawn(|| self.work(&shared, &wake, &records, old));
+            }
+        });
+        let shared = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = shared.failure {
+            return Err(error);
+        }
+        let mut view = View {
+            records,
+            root,
+            dirs: shared.dirs,
+            links: HashMap::new(),
+            entries: shared.entries,
+            bytes: shared.bytes,
+        };
+        let mut findings = shared.findings;
+        settle_links(&mut view, shared.links, &mut findings.unread)?;
+        spread_protection(&mut view);
+        Ok((view, findings))
+    }
+
+    fn work(&self, shared: &Mutex<Shared>, wake: &Condvar, records: &Records, old: &HashMap<(u64, u64), Row>) {
+        loop {
+            let mut held = lock(shared);
+            let job = loop {
+                if held.failure.is_some() || held.queue.is_empty() && held.busy == 0 {
+                    wake.notify_all();
+                    return;
+                }
+                if let Some(job) = held.queue.pop() {
+                    held.busy += 1;
+                    break job;
+                }
+                held = wake.wait(held).unwrap_or_else(PoisonError::into_inner);
+            };
+            drop(held);
+            let outcome = if self.cancel.load(Ordering::Relaxed) {
+                Err(ErrorKind::Interrupted.into())
+            } else {
+                self.one_dir(job, shared, records, old)
+            };
+            let mut held = lock(shared);
+            held.busy -= 1;
+            if let Err(error) = outcome {
+                held.failure.get_or_insert(error);
+            }
+            drop(held);
+            wake.notify_all();
+        }
+    }
+
+    fn one_dir(&self, job: Job, shared: &Mutex<Shared>, records: &Records, old: &HashMap<(u64, u64), Row>) -> Result<()> {
+        let dir = match job.open {
+            Some(dir) => dir,
+            None if job.path.is_empty() => self.root.open_beneath(b"")?,
+            // It was there when its parent was read: gone or closed since, it counts as empty and is told.
+            None => match self.root.open_beneath(&job.path) {
+                Ok(dir) => dir,
+                Err(error) => {
+                    let record = records.append(&encode_items(&[]))?;
+                    let mut held = lock(shared);
+                    let node = &mut held.dirs[job.dir as usize];
+                    (node.record, node.dirty) = (record, true);
+                    if error.kind() != ErrorKind::NotFound {
+                        held.findings.left_out.push(LeftOut { path: job.path, reason: reason("read", &error) });
+                    }
+                    return Ok(());
+                }
+            },
+        };
+        let now = file_clock();
+        let own = dir.stat_self()?;
+        let row = old.get(&(own.st_dev, own.st_ino));
+        let mut damaged = false;
+        let remembered = match row.map(|row| records.read(row.record).and_then(|bytes| super::view::decode_items(&bytes))) {
+            Some(Ok(items)) => items,
+            Some(Err(error)) if error.kind() == ErrorKind::InvalidData || error.kind() == ErrorKind::UnexpectedEof => {
+                damaged = true;
+                Vec::new()
+            }
+            Some(Err(error)) => return Err(error),
+            None => Vec::new(),
+        };
+        let mut found = Found::default();
+        let mut names = dir.names()?;
+        names.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        let mut before = remembered.into_iter().peekable();
+        let mut same = row.is_some() && !damaged;
+        for entry in names {
+            let path = join(&job.path, &entry.name);
+            let known_dir = match entry.is_dir {
+                Some(is_dir) => is_dir,
+                None => dir.stat_if_there(&entry.name)?.as_ref().is_some_and(is_dir),
+            };
+            let stand = self.filter.stand(&path, known_dir);
+            match stand {
+                Stand::Outside => continue,
+                Stand::Protected => {
+                    found.protected = true;
+                    continue;
+                }
+                Stand::Above if !known_dir => continue,
+                Stand::Above | Stand::In => {}
+            }
+            let Some(stat) = dir.stat_if_there(&entry.name)? else { continue };
+            while before.peek().is_some_and(|item| item.entry.name < entry.name) {
+                before.next();
+                same = false;
+            }
+            let known = before.next_if(|item| item.entry.name == entry.name);
+            let is_implied = stand == Stand::Above;
+            let item = match known {
+                Some(item) if !is_implied && self.vouches(&item, &stat) => item,
+                _ => {
+                    same = false;
+                    match look_at(&dir, &entry.name, &stat, now) {
+                        Ok(Some(item)) => item,
+                        Ok(None) => {
+                            found.left_out.push(LeftOut { path, reason: "it is of a kind that cannot be copied".into() });
+                            continue;
+                        }
+                        Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                        Err(error) => {
+                            found.left_out.push(LeftOut { path, reason: reason("read", &error) });
+                            continue;
+                        }
+                    }
+                }
+            };
+            self.take(item, &stat, path, is_implied, &dir, &mut found)?;
+        }
+        same &= before.peek().is_none();
+        let record = match row {
+            Some(row) if same => row.record,
+            _ => records.append(&encode_items(&found.items))?,
+        };
+        self.counters.files.fetch_add(found.items.len() as u64, Ordering::Relaxed);
+        let mut held = lock(shared);
+        let first_child = held.dirs.len() as u32;
+        for (at, child) in found.children.into_iter().enumerate() {
+            let mut node = new_node(job.dir, &child.name, &child.stat);
+            node.implied = child.implied;
+            held.dirs.push(node);
+            let open = if held.queue.len() < OPEN_MAX { child.open } else { None };
+            held.queue.push(Job { dir: first_child + at as u32, path: child.path, open });
+        }
+        let node = &mut held.dirs[job.dir as usize];
+        node.id = (own.st_dev, own.st_ino);
+        node.first_child = first_child;
+        node.record = record;
+        node.protected = found.protected;
+        node.dirty = !same;
+        if let (true, Some(row)) = (same, row) {
+            node.content = row.content;
+        }
+        held.entries += found.items.len() as u64;
+        held.bytes += found.bytes;
+        held.findings.damaged |= damaged;
+        held.findings.left_out.append(&mut found.left_out);
+        if found.unread {
+            held.findings.unread.push(job.dir);
+        }
+        for (id, path, at) in found.links {
+            held.links.entry(id).or_default().push(LinkMember { path, dir: job.dir, at });
+        }
+        Ok(())
+    }
+
+    /// Whether what the index says of an entry is still true by its fingerprint.
+    fn vouches(&self, item: &Item, stat: &rustix::fs::Stat) -> bool {
+        let same_kind = read::kind_of(stat).is_some_and(|kind| {
+            kind.is_like(&item.entry.kind)
+                || matches!((&kind, &item.entry.kind), (EntryKind::File { .. }, EntryKind::Link { .. }))
+        });
+        let is_file = matches!(item.entry.kind, EntryKind::File { .. } | EntryKind::Link { .. });
+        let is_link = matches!(item.entry.kind, EntryKind::Link { .. });
+        item.print.trusted
+            && same_kind
+            // A further link has no size and time of its own; its inode's change time covers them.
+            && (is_link && item.print.ino == stat.st_ino && item.print.ctime == meta::stamps(stat).1
+                || !is_link && is_as_printed(stat, item))
+            && !(self.checksum && is_file)
+            && !item.is_unread()
+            && (is_link || item.entry.meta.mode == stat.st_mode & 0o7777)
+            && (!is_link || stat.st_nlink > 1)
+    }
+
+    fn take(
+        &self,
+        mut item: Item,
+        stat: &rustix::fs::Stat,
+        path: Vec<u8>,
+        implied: bool,
+        dir: &Dir,
+        found: &mut Found,
+    ) -> Result<()> {
+        match item.entry.kind {
+            EntryKind::Dir { .. } => {
+                // Opened now, so that one that cannot be read is known before its parent is told.
+                let open = match dir.open_beneath(&item.entry.name) {
+                    Ok(open) => open,
+                    Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+                    Err(error) => {
+                        found.left_out.push(LeftOut { path, reason: reason("opened", &error) });
+                        return Ok(());
+                    }
+                };
+                if implied {
+                    item.entry.meta = super::entry::Meta::default();
+                }
+                let name = item.entry.name.clone();
+                found.children.push(Child { name, path, stat: *stat, implied, open: Some(open) });
+            }
+            EntryKind::File { size, .. } => {
+                found.bytes += size;
+                found.unread |= item.is_unread();
+                if stat.st_nlink > 1 {
+                    found.links.push(((stat.st_dev, stat.st_ino), path, found.items.len() as u32));
+                }
+            }
+            EntryKind::Link { .. } => {
+                found.links.push(((stat.st_dev, stat.st_ino), path, found.items.len() as u32));
+            }
+            _ => {}
+        }
+        item.state = State::Keep;
+        found.items.push(item);
+        Ok(())
+    }
+
+    /// Reads every file of the view that is unread, and names it.
+    pub fn read(&self, view: &mut View, findings: &mut Findings) -> Result<()> {
+        let work = Mutex::new((std::mem::take(&mut findings.unread), Vec::new(), Vec::new(), Vec::new()));
+        let shown: &View = view;
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..threads())
+                .map(|_| {
+                    scope.spawn(|| -> Result<()> {
+                        let mut buffer = Vec::new();
+                        loop {
+                            let Some(dir) = lock(&work).0.pop() else { return Ok(()) };
+                            let (items, mut left_out, big) = self.read_dir(shown, dir, &mut buffer)?;
+                            let record = shown.records.append(&encode_items(&items))?;
+                            let mut held = lock(&work);
+                            held.1.push((dir, record));
+                            held.2.append(&mut left_out);
+                            held.3.extend(big.into_iter().map(|at| (dir, at)));
+                        }
+                    })
+                })
+                .collect();
+            threads.into_iter().try_for_each(|thread| {
+                thread.join().unwrap_or_else(|_| Err(std::io::Error::other("a reading thread panicked")))
+            })
+        })?;
+        let (_, records, left_out, big) = work.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for (dir, record) in records {
+            let node = &mut view.dirs[dir as usize];
+            (node.record, node.dirty) = (record, true);
+        }
+        findings.left_out.extend(left_out);
+        for (dir, at) in big {
+            let mut items = view.items(dir)?;
+            let path = view.path(dir);
+            let item = &mut items[at as usize];
+            let outcome =
+                self.root.open_beneath(&path).and_then(|open| self.read_big(&open, item, &view.records));
+            note_failure(outcome, item, &path, &mut findings.left_out)?;
+            view.set_items(dir, &items)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the small unread files of one directory; tells which of its items are big.
+    #[expect(clippy::type_complexity, reason = "a private triple, taken apart at once")]
+    fn read_dir(&self, view: &View, dir: u32, buffer: &mut Vec<u8>) -> Result<(Vec<Item>, Vec<LeftOut>, Vec<u32>)> {
+        let mut items = view.items(dir)?;
+        let (mut left_out, mut big) = (Vec::new(), Vec::new());
+        let path = view.path(dir);
+        let open = self.root.open_beneath(&path);
+        for (at, item) in items.iter_mut().enumerate().filter(|(_, item)| item.is_unread()) {
+            if self.cancel.load(Ordering::Relaxed) {
+                return Err(ErrorKind::Interrupted.into());
+            }
+            if item.entry.size() >= BIG_BYTES {
+                big.push(at as u32);
+                continue;
+            }
+            let outcome = match &open {
+                Ok(open) => {
+                    buffer.clear();
+                    read::read_whole(open, item, buffer).and_then(|whole| {
+                        self.counters.bytes_read.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+                        keep_list(item, &whole.chunks, &view.records)
+                    })
+                }
+                Err(error) => Err(error.kind().into()),
+            };
+            note_failure(outcome, item, &path, &mut left_out)?;
+        }
+        Ok((items, left_out, big))
+    }
+
+    /// Cuts a big file with all threads, again if it changes meanwhile, and names it.
+    pub fn read_big(&self, dir: &Dir, item: &mut Item, records: &Records) -> Result<()> {
+        for attempt in 1..=read::TRIES {
+            let open = read::open(dir, item)?;
+            let mut writer = ListWriter::default();
+            let mut list = node::ListBuilder::new(node::ListKind::Chunks, |_, _| ());
+            let (mut size, mut count, mut first) = (0u64, 0u64, None);
+            big::chunk_file(&open, threads(), self.cancel, &self.counters.bytes_read, |chunk: ChunkRef| {
+                size += u64::from(chunk.len);
+                count += 1;
+                first.get_or_insert(chunk.name);
+                list.push_chunk(chunk);
+                writer.push(records, chunk)
+            })?;
+            let content = match (count, first) {
+                (0, _) | (_, None) => Name::of(b""),
+                (1, Some(only)) => only,
+                _ => list.finish(),
+            };
+            let stable = size == open.size && open.stood_still(item)?;
+            if stable || attempt == read::TRIES {
+                item.entry.kind = EntryKind::File { size, content };
+                item.print.trusted &= stable;
+                if count > 1 {
+                    item.list = writer.finish(records)?;
+                }
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What one directory turned out to hold.
+#[derive(Default)]
+struct Found {
+    items: Vec<Item>,
+    children: Vec<Child>,
+    links: Vec<((u64, u64), Vec<u8>, u32)>,
+    left_out: Vec<LeftOut>,
+    bytes: u64,
+    protected: bool,
+    unread: bool,
+}
+
+struct Child {
+    name: Box<[u8]>,
+    path: Vec<u8>,
+    stat: rustix::fs::Stat,
+    implied: bool,
+    open: Option<Dir>,
+}
+
+/// Opens the index and scans: the usual way to a complete view.
+pub fn open_index(path: Option<&Path>) -> Result<(Arc<Records>, HashMap<(u64, u64), Row>, super::records::Found)> {
+    let (records, rows, found) = Records::open(path)?;
+    Ok((Arc::new(records), rows, found))
+}
+
+/// Remembers the chunk list of a file that has more than one.
+pub fn keep_list(item: &mut Item, chunks: &[ChunkRef], records: &Records) -> Result<()> {
+    item.list = Default::default();
+    if chunks.len() > 1 {
+        let mut writer = ListWriter::default();
+        chunks.iter().try_for_each(|chunk| writer.push(records, *chunk))?;
+        item.list = writer.finish(records)?;
+    }
+    Ok(())
+}
+
+/// A file that is gone, or cannot be read, is dropped; only other failures stop the scan.
+fn note_failure(outcome: Result<()>, item: &mut Item, dir: &[u8], left_out: &mut Vec<LeftOut>) -> Result<()> {
+    let Err(error) = outcome else { return Ok(()) };
+    match error.kind() {
+        ErrorKind::Interrupted | ErrorKind::StorageFull | ErrorKind::InvalidData => return Err(error),
+        ErrorKind::NotFound | ErrorKind::NotADirectory => {}
+        _ => left_out.push(LeftOut { path: join(dir, &item.entry.name), reason: reason("read", &error) }),
+    }
+    item.state = State::Dropped;
+    // A name of its own, so that it counts as read; it stands in no listing.
+    item.entry.set_content(Name::of(b""));
+    Ok(())
+}
+
+fn reason(what: &str, error: &std::io::Error) -> String {
+    format!("it could not be {what}: {error}")
+}
+
+/// Of each file with several names in the tree, the smallest path stands for it and the others point there.
+fn settle_links(
+    view: &mut View,
+    groups: HashMap<(u64, u64), Vec<LinkMember>>,
+    unread: &mut Vec<u32>,
+) -> Result<()> {
+    for mut members in groups.into_values() {
+        members.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        let first_path: Box<[u8]> = members[0].path.clone().into();
+        // Whichever member the index knew as a file, all are the same inode and the same content.
+        let mut known: Option<Item> = None;
+        for member in &members {
+            let item = view.items(member.dir)?.swap_remove(member.at as usize);
+            if matches!(item.entry.kind, EntryKind::File { .. }) && known.as_ref().is_none_or(Item::is_unread) {
+                known = Some(item);
+            }
+        }
+        for (rank, member) in members.iter().enumerate() {
+            let mut items = view.items(member.dir)?;
+            let item = &mut items[member.at as usize];
+            if rank == 0 {
+                if matches!(item.entry.kind, EntryKind::File { .. }) && !item.is_unread() {
+                    continue;
+                }
+                match &known {
+                    Some(known) => {
+                        let name = std::mem::take(&mut item.entry.name);
+                        *item = known.clone();
+                        item.entry.name = name;
+                    }
+                    // All members were remembered as links to a name that is gone: look at the file anew.
+                    None => {
+                        let size = 1;
+                        item.entry.kind = EntryKind::File { size, content: Name::UNKNOWN };
+                    }
+                }
+                if item.is_unread() {
+                    unread.push(member.dir);
+                }
+            } else {
+                let kind = EntryKind::Link { first: first_path.clone() };
+                view.links.entry(first_path.clone()).or_default().push(member.path.clone().into());
+                if item.entry.kind == kind {
+                    continue;
+                }
+                view.bytes = view.bytes.saturating_sub(item.entry.size());
+                item.entry.kind = kind;
+                item.entry.meta = super::entry::Meta::default();
+                item.list = Default::default();
+            }
+            view.set_items(member.dir, &items)?;
+        }
+    }
+    unread.sort_unstable();
+    unread.dedup();
+    Ok(())
+}
+
+/// A directory above something protected is protected, too.
+fn spread_protection(view: &mut View) {
+    for dir in (1..view.dirs.len()).rev() {
+        if view.dirs[dir].protected {
+            let parent = view.dirs[dir].parent as usize;
+            view.dirs[parent].protected = true;
+        }
+    }
+}
+
+fn new_node(parent: u32, name: &[u8], stat: &rustix::fs::Stat) -> DirNode {
+    DirNode {
+        parent,
+        name: name.into(),
+        id: (stat.st_dev, stat.st_ino),
+        record: Default::default(),
+        first_child: 0,
+        content: Name::UNKNOWN,
+        protected: false,
+        dirty: true,
+        implied: false,
+    }
+}
+
+/// As many as there are cores for us.
+pub fn threads() -> usize {
+    std::thread::available_parallelism().map_or(2, |count| count.get().min(16))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
