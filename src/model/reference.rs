@@ -168,7 +168,8 @@ fn check_host(host: &str) -> Result<()> {
     } else {
         return Ok(());
     };
-    Err(Error::usage(wrong).hint("a host is a name, an IPv4 address, or an IPv6 address in brackets; this machine is `me`"))
+    Err(Error::usage(wrong)
+        .hint("a host is a name, an IPv4 address, or an IPv6 address in brackets; this machine is `me`"))
 }
 
 fn parse_port(text: &str, whole: &str) -> Result<u16> {
@@ -310,7 +311,11 @@ fn parse_reference(text: &str) -> Result<Reference> {
     {
         let error = Error::usage(format!("after `{}` a `:` begins a volume, and that is a path", name.escape_debug()));
         let meant = if rest.is_empty() { format!("{name}:/data") } else { format!("{name}:/{rest}") };
-        return Err(error.hint(format!("write {} for a volume, {}@HOST for a host", meant.escape_debug(), name.escape_debug())));
+        return Err(error.hint(format!(
+            "write {} for a volume, {}@HOST for a host",
+            meant.escape_debug(),
+            name.escape_debug()
+        )));
     }
     let (service, tenant) = match names.split_once('.') {
         Some((_, tenant)) if tenant.contains('.') => {
@@ -332,8 +337,11 @@ fn parse_reference(text: &str) -> Result<Reference> {
 /// As [`Host`], but knows that a `:` which begins no port may have been meant to begin a volume.
 fn parse_host(text: &str) -> Result<Host> {
     if let Some(rest) = text.strip_prefix("me:") {
-        return Err(Error::usage(format!("`me` is this machine's daemon and takes no port (`{}`)", rest.escape_debug()))
-            .hint(format!("write @127.0.0.1:{} for a port", rest.escape_debug())));
+        return Err(Error::usage(format!(
+            "`me` is this machine's daemon and takes no port (`{}`)",
+            rest.escape_debug()
+        ))
+        .hint(format!("write @127.0.0.1:{} for a port", rest.escape_debug())));
     }
     let after = text.strip_prefix('[').and_then(|rest| rest.split_once(']')).map_or(text, |(_, after)| after);
     if after.matches(':').count() == 1
@@ -341,8 +349,11 @@ fn parse_host(text: &str) -> Result<Host> {
         && last.starts_with(|c: char| c.is_ascii_alphabetic() || c == '.')
     {
         let front = &text[..text.len() - last.len() - 1];
-        return Err(Error::usage(format!("`{}` is neither a port nor a volume", last.escape_debug()))
-            .hint(format!("a volume starts with a slash: {}:/{}", front.escape_debug(), last.escape_debug())));
+        return Err(Error::usage(format!("`{}` is neither a port nor a volume", last.escape_debug())).hint(format!(
+            "a volume starts with a slash: {}:/{}",
+            front.escape_debug(),
+            last.escape_debug()
+        )));
     }
     text.parse()
 }
@@ -381,13 +392,20 @@ impl Place {
             return Ok(Place::Folder(PathBuf::from(text)));
         }
         let Some(text) = text.to_str() else {
-            return Err(Error::usage(format!("`{}` has an `@` but is not valid UTF-8", text.to_string_lossy().escape_debug()))
-                .hint("write ./ in front of it if it is a folder"));
+            return Err(Error::usage(format!(
+                "`{}` has an `@` but is not valid UTF-8",
+                text.to_string_lossy().escape_debug()
+            ))
+            .hint("write ./ in front of it if it is a folder"));
         };
         let before = text.split('@').next().unwrap_or_default();
         if before.contains('/') {
-            return Err(Error::usage(format!("`{}` has an `@`, but `{}` is not a tenant", text.escape_debug(), before.escape_debug()))
-                .hint(format!("write ./{} if it is a folder", text.escape_debug())));
+            return Err(Error::usage(format!(
+                "`{}` has an `@`, but `{}` is not a tenant",
+                text.escape_debug(),
+                before.escape_debug()
+            ))
+            .hint(format!("write ./{} if it is a folder", text.escape_debug())));
         }
         text.parse().map(Place::Tenant)
     }
