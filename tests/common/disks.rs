@@ -35,6 +35,18 @@ impl Disk {
         Disk { root, _dir: dir }
     }
 
+    /// Changes a bit of the one place on the device that holds `needle`, as a bad disk would: no stat tells.
+    pub fn flip(&self, needle: &[u8]) {
+        let at = self.root.to_str().expect("a plain path");
+        let image = self._dir.path().join("image");
+        sh("umount", &[at]);
+        let mut bytes = fs::read(&image).expect("the image");
+        let place = bytes.windows(needle.len().min(64)).position(|part| part == &needle[..needle.len().min(64)]);
+        bytes[place.expect("the needle on the disk") + 17] ^= 4;
+        fs::write(&image, bytes).expect("the image");
+        sh("mount", &["-o", "loop", image.to_str().expect("a plain path"), at]);
+    }
+
     /// Mounts it read-only, or writable again.
     pub fn read_only(&self, so: bool) {
         let option = if so { "remount,ro" } else { "remount,rw" };

@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-pub const BINARY: &str = env!("CARGO_BIN_EXE_mcloud");
+/// The program under test: the one this test run built, or the one named by `MCLOUD_TEST_BINARY`.
+pub fn binary() -> OsString {
+    std::env::var_os("MCLOUD_TEST_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_mcloud").into())
+}
 
 /// Longer than any command of the tests may take.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -62,7 +65,7 @@ impl Client {
             words.extend(["setpriv".into(), format!("--reuid={id}").into(), format!("--regid={id}").into()]);
             words.extend(["--clear-groups", "--inh-caps=-all"].map(OsString::from));
         }
-        words.push(BINARY.into());
+        words.push(binary());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).args(arguments).current_dir(&self.home).env_clear();
         command
@@ -96,7 +99,13 @@ impl Client {
         Running { child, out, err, shown, ended: false }
     }
 
-    /// `mcloud sync SOURCE TARGET --yes`, with more options.
+    /// Runs a command as people do, without `--json`: whether it succeeded, and what it printed to standard output.
+    pub fn plain<A: AsRef<OsStr>>(&self, arguments: &[A]) -> (bool, String) {
+        let out = self.command(arguments).output().expect("mcloud starts");
+        (out.status.success(), String::from_utf8_lossy(&out.stdout).into_owned())
+    }
+
+    /// `mcloud sync SOURCE TARGET`, with more options.
     pub fn sync(&self, source: impl AsRef<OsStr>, target: impl AsRef<OsStr>, more: &[&str]) -> Outcome {
         self.run(&sync_words(source, target, more))
     }

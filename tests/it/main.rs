@@ -5,3 +5,12 @@
 mod common;
 
 mod harness;
+mod sync_bad_input;
+mod sync_counts;
+mod sync_crash;
+mod sync_disks;
+mod sync_equal;
+mod sync_options;
+mod sync_races;
+mod sync_volumes;
+mod two_hosts;
