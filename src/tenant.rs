@@ -1,1 +1,3 @@
-//! tenant
+//! What a tenant is made of: its `mcloud.yml`.
+
+pub mod config;
