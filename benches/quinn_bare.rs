@@ -5,12 +5,19 @@
 //!
 //! Prints one line: `bytes=… seconds=… bytes_per_second=…`.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::Arc;
 use std::time::Instant;
 
-use quinn::rustls;
-use quinn::rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use ::ring::rand::SystemRandom;
+use ::ring::signature::{Ed25519KeyPair, KeyPair};
+use quinn::{EndpointConfig, TokioRuntime, rustls};
+use rustix::net::sockopt;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::sign::CertifiedKey;
+use rustls::{DigitallySignedStruct, SignatureScheme};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -29,7 +36,8 @@ fn main() -> Result<(), Failure> {
 }
 
 async fn carry(bytes: u64) -> Result<(), Failure> {
-    let server = quinn::Endpoint::server(server_config()?, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    let (any, runtime) = (EndpointConfig::default(), Arc::new(TokioRuntime));
+    let server = quinn::Endpoint::new(any.clone(), Some(server_config()?), socket()?, runtime.clone())?;
     let address = server.local_addr()?;
     let received = tokio::spawn(async move {
         let connection = server.accept().await.ok_or("no connection")?.await?;
@@ -43,7 +51,7 @@ async fn carry(bytes: u64) -> Result<(), Failure> {
         Ok::<u64, Failure>(total)
     });
 
-    let mut client = quinn::Endpoint::client(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    let mut client = quinn::Endpoint::new(any, None, socket()?, runtime)?;
     client.set_default_client_config(client_config()?);
     let connection = client.connect(address, "localhost")?.await?;
     let mut stream = connection.open_uni().await?;
@@ -66,19 +74,39 @@ async fn carry(bytes: u64) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The settings that decide the speed; the same as the product's.
+/// The settings that decide the speed; the same as the product's (`transport::endpoint`, `transport::tls`).
 fn settings() -> Arc<quinn::TransportConfig> {
     let mut settings = quinn::TransportConfig::default();
-    settings.stream_receive_window((16u32 << 20).into()).receive_window((32u32 << 20).into()).send_window(32 << 20);
+    settings
+        .stream_receive_window((64u32 << 20).into())
+        .receive_window((128u32 << 20).into())
+        .send_window(64 << 20)
+        .datagram_receive_buffer_size(None);
     Arc::new(settings)
 }
 
+fn socket() -> Result<UdpSocket, Failure> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    if sockopt::set_socket_recv_buffer_size_force(&socket, 8 << 20).is_err() {
+        sockopt::set_socket_recv_buffer_size(&socket, 8 << 20)?;
+    }
+    if sockopt::set_socket_send_buffer_size_force(&socket, 8 << 20).is_err() {
+        sockopt::set_socket_send_buffer_size(&socket, 8 << 20)?;
+    }
+    Ok(socket)
+}
+
+fn crypto() -> Arc<CryptoProvider> {
+    let mut crypto = ring::default_provider();
+    crypto.cipher_suites = vec![ring::cipher_suite::TLS13_AES_128_GCM_SHA256];
+    Arc::new(crypto)
+}
+
 fn server_config() -> Result<quinn::ServerConfig, Failure> {
-    let key = PrivatePkcs8KeyDer::from(KEY.to_vec());
-    let mut tls = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    let mut tls = rustls::ServerConfig::builder_with_provider(crypto())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_no_client_auth()
-        .with_single_cert(vec![CertificateDer::from(CERTIFICATE.to_vec())], key.into())?;
+        .with_cert_resolver(Arc::new(rustls::server::AlwaysResolvesServerRawPublicKeys::new(fresh_key()?)));
     tls.alpn_protocols = vec![b"bare".to_vec()];
     let mut config =
         quinn::ServerConfig::with_crypto(Arc::new(quinn::crypto::rustls::QuicServerConfig::try_from(tls)?));
@@ -87,7 +115,7 @@ fn server_config() -> Result<quinn::ServerConfig, Failure> {
 }
 
 fn client_config() -> Result<quinn::ClientConfig, Failure> {
-    let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    let mut tls = rustls::ClientConfig::builder_with_provider(crypto())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AnyServer))
@@ -98,15 +126,21 @@ fn client_config() -> Result<quinn::ClientConfig, Failure> {
     Ok(config)
 }
 
-/// An Ed25519 key and its self-signed certificate, good for nothing but this.
-const KEY: &[u8] = include_bytes!("quinn_bare/key.der");
-const CERTIFICATE: &[u8] = include_bytes!("quinn_bare/certificate.der");
+/// An Ed25519 key of this run, shown as a raw public key (RFC 7250, RFC 8410).
+fn fresh_key() -> Result<Arc<CertifiedKey>, Failure> {
+    let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| "no key")?;
+    let pair = Ed25519KeyPair::from_pkcs8(document.as_ref()).map_err(|_| "no key")?;
+    let mut public = vec![0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+    public.extend_from_slice(pair.public_key().as_ref());
+    let key = ring::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(document.as_ref().to_vec()))?;
+    Ok(Arc::new(CertifiedKey::new(vec![CertificateDer::from(public)], key)))
+}
 
 /// Both ends are this process: there is nobody to tell apart.
 #[derive(Debug)]
 struct AnyServer;
 
-impl rustls::client::danger::ServerCertVerifier for AnyServer {
+impl ServerCertVerifier for AnyServer {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -114,29 +148,33 @@ impl rustls::client::danger::ServerCertVerifier for AnyServer {
         _: &ServerName<'_>,
         _: &[u8],
         _: UnixTime,
-    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
         &self,
         _: &[u8],
         _: &CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
     }
 
     fn verify_tls13_signature(
         &self,
         _: &[u8],
         _: &CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
     }
 
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        vec![rustls::SignatureScheme::ED25519]
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        true
     }
 }

@@ -4,6 +4,7 @@
 #[path = "../common/common.rs"]
 mod common;
 
+mod fuzz_smoke;
 mod harness;
 mod sync_bad_input;
 mod sync_counts;

@@ -165,7 +165,7 @@ fn path_makes_the_folders_above_it() {
 fn a_path_that_leads_outside_is_refused_as_usage() {
     let p = pair();
     put(&p.source, "a", "1");
-    for bad in ["../x", "/etc", "a/../../x"] {
+    for bad in ["../x", "a/../../x"] {
         let outcome = p.client.sync(&p.source, &p.target, &["--path", bad]);
         assert!(matches!(outcome.status.code(), Some(2)), "{bad}: {outcome}");
     }
