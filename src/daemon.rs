@@ -1,11 +1,37 @@
 //! The composition root of a host: its state, what may be asked of it, and the syncs it runs. And its client side.
 
+use std::collections::HashMap;
+use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::model::host::Role;
 use crate::model::{Error, Result};
+use crate::sys::clock;
+use crate::transport::{Admit, Connection, Identity, Listener, PublicKey};
 
+mod access;
 pub mod client;
+mod config;
+mod home;
+mod http;
+mod invitation;
+mod requests;
+mod state;
+mod syncs;
+mod tenants;
+
+#[cfg(test)]
+mod tests;
+
+use access::Principal;
+use home::{Home, Running};
+use state::{Standing, State};
 
 /// What a daemon is started with.
 #[derive(Clone, Debug)]
@@ -19,8 +45,236 @@ pub struct ServerConfig {
     pub admin: SocketAddr,
 }
 
+/// How long running syncs may take to come to a safe place when the daemon stops.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// How the key of the home itself is called.
+const LOCAL_LABEL: &str = "this-host";
+
+/// A running daemon, as its requests see it.
+struct Daemon {
+    home: Home,
+    state: Arc<State>,
+    identity: Identity,
+    /// The key of whoever can read the home.
+    local_key: PublicKey,
+    listen: SocketAddr,
+    connections: Mutex<HashMap<u64, Connection>>,
+    numbers: AtomicU64,
+    /// One for each volume that was ever written to: who holds it writes.
+    write_locks: Mutex<HashMap<PathBuf, Arc<tokio::sync::Mutex<()>>>>,
+    /// As many as there are syncs with an end here, and one more.
+    running: Arc<()>,
+    stopping: Arc<AtomicBool>,
+    counters: Counters,
+}
+
+#[derive(Default)]
+struct Counters {
+    syncs: AtomicU64,
+    syncs_failed: AtomicU64,
+}
+
+/// Seconds since 1970.
+fn now_unix() -> u64 {
+    clock::file_clock().seconds.try_into().unwrap_or(0)
+}
+
+/// The handshake's question. A database that does not answer lets nobody in.
+struct Admission(Arc<State>);
+
+impl Admit for Admission {
+    fn admits(&self, key: &PublicKey) -> bool {
+        match self.0.standing(key, now_unix()) {
+            Ok(standing) => standing != Standing::Unknown,
+            Err(error) => {
+                tracing::error!("{}", error.chain());
+                false
+            }
+        }
+    }
+}
+
+impl Daemon {
+    fn principal(&self, key: PublicKey) -> Result<Principal> {
+        Ok(Principal { key, standing: self.state.standing(&key, now_unix())? })
+    }
+
+    /// The lock that whoever writes to this folder holds.
+    fn write_lock(&self, root: &Path) -> Arc<tokio::sync::Mutex<()>> {
+        let mut locks = self.write_locks.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.entry(root.to_owned()).or_default().clone()
+    }
+
+    fn connections(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Connection>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn metrics(&self) -> String {
+        let tenants = self.state.tenants().map_or(0, |tenants| tenants.len());
+        let gauges = [
+            ("mcloud_tenants", "gauge", "Tenants of this host.", tenants as u64),
+            ("mcloud_connections", "gauge", "Open connections of clients and hosts.", self.connections().len() as u64),
+            ("mcloud_syncs_running", "gauge", "Syncs with an end here.", Arc::strong_count(&self.running) as u64 - 1),
+            (
+                "mcloud_syncs_total",
+                "counter",
+                "Syncs into this host that came to an end.",
+                self.counters.syncs.load(Ordering::Relaxed),
+            ),
+            (
+                "mcloud_syncs_failed_total",
+                "counter",
+                "Of these, those that failed.",
+                self.counters.syncs_failed.load(Ordering::Relaxed),
+            ),
+        ];
+        gauges
+            .iter()
+            .map(|(name, kind, help, value)| format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n"))
+            .collect()
+    }
+}
+
 /// Runs a daemon until it is told to stop (SIGTERM, SIGINT). Prints its `ready` line to standard output.
 pub async fn serve(config: ServerConfig) -> Result<()> {
-    let _ = config;
-    Err(Error::failed("not built yet"))
+    let stop = stop_signal()?;
+    let home = Home::at(&config.home);
+    let _lock = home.take()?;
+    let started = start(home.clone(), &config).await?;
+    let Started { daemon, listener, line, .. } = &started;
+    let running =
+        Running { pid: std::process::id(), listen: daemon.listen, host_key: daemon.identity.public().to_string() };
+    home.say_running(&running)?;
+    let mut out = std::io::stdout();
+    writeln!(out, "{line}")
+        .and_then(|()| out.flush())
+        .map_err(|error| Error::io("cannot say that I am ready", error))?;
+    stop.await;
+    home.say_stopped();
+    tracing::info!("stopping");
+    drain(daemon).await;
+    for connection in daemon.connections().values() {
+        connection.close_stopping();
+    }
+    listener.close().await;
+    Ok(())
+}
+
+/// Resolves at the first SIGTERM or SIGINT. SIGHUP is heard and, as long as there is nothing to reload, only noted.
+fn stop_signal() -> Result<impl Future<Output = ()>> {
+    let hear = |kind| signal(kind).map_err(|error| Error::io("cannot listen to signals", error));
+    let (mut term, mut int, mut hup) =
+        (hear(SignalKind::terminate())?, hear(SignalKind::interrupt())?, hear(SignalKind::hangup())?);
+    Ok(async move {
+        loop {
+            tokio::select! {
+                _ = term.recv() => return,
+                _ = int.recv() => return,
+                _ = hup.recv() => tracing::info!("SIGHUP: nothing to reload"),
+            }
+        }
+    })
+}
+
+/// A daemon whose listeners serve.
+struct Started {
+    daemon: Arc<Daemon>,
+    listener: Arc<Listener>,
+    line: String,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
+async fn start(home: Home, config: &ServerConfig) -> Result<Started> {
+    let identity = Identity::load_or_create(&home.host_key())?;
+    let local_key = Identity::load_or_create(&home.admin_key())?.public();
+    let state = Arc::new(State::open(&home.database())?);
+    state.enrol(&local_key, LOCAL_LABEL, Role::Admin, &[], now_unix())?;
+    recover(&home, &state)?;
+
+    let listener = Arc::new(Listener::bind(config.listen, &identity, Arc::new(Admission(state.clone())))?);
+    let http = http::bind("http", config.http).await?;
+    let https = http::bind("https", config.https).await?;
+    let admin = http::bind("admin", config.admin).await?;
+    let local = |listener: &tokio::net::TcpListener| {
+        listener.local_addr().map_err(|error| Error::io("cannot learn where I listen", error))
+    };
+    let line = format!(
+        "ready listen={} http={} https={} admin={}",
+        listener.address(),
+        local(&http)?,
+        local(&https)?,
+        local(&admin)?
+    );
+    let daemon = Arc::new(Daemon {
+        home,
+        state,
+        identity,
+        local_key,
+        listen: listener.address(),
+        connections: Mutex::default(),
+        numbers: AtomicU64::new(1),
+        write_locks: Mutex::default(),
+        running: Arc::new(()),
+        stopping: Arc::default(),
+        counters: Counters::default(),
+    });
+    let watched = daemon.clone();
+    let tasks = vec![
+        tokio::spawn(accept(daemon.clone(), listener.clone())),
+        tokio::spawn(http::serve(http, |_| (404, "Not Found", "no tenant is published under this name\n".to_owned()))),
+        tokio::spawn(http::close_all(https)),
+        tokio::spawn(http::serve(admin, move |path| match path {
+            "/healthz" => (200, "OK", "ok\n".to_owned()),
+            "/metrics" => (200, "OK", watched.metrics()),
+            _ => (404, "Not Found", "there is /healthz and /metrics\n".to_owned()),
+        })),
+    ];
+    Ok(Started { daemon, listener, line, tasks })
+}
+
+/// Rolls forward what a crash left in the middle of its commit. A volume that cannot be is no reason not to serve the others.
+fn recover(home: &Home, state: &State) -> Result<()> {
+    for row in state.tenants()? {
+        for volume in tenants::all_volumes(&row.tenant) {
+            let done = tenants::live(home, &row, &volume).and_then(|dir| syncs::recover(&dir));
+            match done {
+                Ok(true) => tracing::info!("{volume}: a commit that was interrupted is completed"),
+                Ok(false) => {}
+                Err(error) => tracing::error!("{volume}: {}", error.chain()),
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn accept(daemon: Arc<Daemon>, listener: Arc<Listener>) {
+    while let Some(incoming) = listener.accept().await {
+        let daemon = daemon.clone();
+        tokio::spawn(async move {
+            match incoming.handshake().await {
+                Ok(connection) => requests::serve(daemon, connection).await,
+                Err(error) => tracing::info!("not let in: {}", error.chain()),
+            }
+        });
+    }
+}
+
+/// Tells running syncs to stop at the next safe place, and waits for them.
+async fn drain(daemon: &Daemon) {
+    daemon.stopping.store(true, Ordering::SeqCst);
+    let drained = async {
+        while Arc::strong_count(&daemon.running) > 1 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    if tokio::time::timeout(DRAIN, drained).await.is_err() {
+        tracing::warn!("a sync did not come to its end in time; it is resumed by running it again");
+    }
 }

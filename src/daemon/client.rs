@@ -5,12 +5,29 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::model::host::{Access, AuditEntry, InviteTerms, NewTenant, Tenant, Who};
+use bytes::Bytes;
+
+use super::invitation::Invitation;
+use super::requests::enrolment;
+use crate::model::host::{Access, AuditEntry, InviteTerms, NewTenant, Role, Tenant, Who};
 use crate::model::reference::Address;
 use crate::model::sync::{Report, SyncOptions};
-use crate::model::{Error, Reference, Result, TenantName};
+use crate::model::{Error, Kind, Reference, Result, TenantName};
 use crate::sync::{Cancel, LiveDir, Observer};
+use crate::transport::identity::to_hex;
+use crate::transport::{Connection, Identity, PublicKey, Stream, dial};
+use crate::wire::proto::{self, request, response};
+use crate::wire::{host as wire, nonsense, sync as wire_sync};
+
+mod hosts;
+mod sync;
+
+pub use sync::{Between, sync_between};
+
+/// A request that is not a sync is answered by then.
+const ANSWER: Duration = Duration::from_secs(120);
 
 /// Where a client keeps what it is.
 #[derive(Clone, Debug)]
@@ -21,63 +38,143 @@ pub struct ClientConfig {
     pub home: PathBuf,
 }
 
+impl ClientConfig {
+    fn key(&self) -> PathBuf {
+        self.config_dir.join("client.key")
+    }
+
+    fn known_hosts(&self) -> PathBuf {
+        self.config_dir.join("known_hosts")
+    }
+}
+
 /// A connection to one daemon.
-pub struct Client {}
+#[derive(Debug)]
+pub struct Client {
+    connection: Connection,
+    who: Who,
+}
 
 impl Client {
     /// Connects to the daemon at `host`, or to the one of this machine.
     pub async fn connect(config: &ClientConfig, host: Option<&Address>) -> Result<Client> {
-        let _ = (config, host);
-        Err(Error::failed("not built yet"))
+        let found = hosts::find(config, host).await?;
+        let connection = dial(&found.addresses, &found.label, &found.identity, found.host_key).await?;
+        // Being refused may come a moment after the handshake; asking who we are waits for that.
+        let who = match call(&connection, request::What::Whoami(proto::Whoami {})).await? {
+            response::What::Me(me) => who_in(me)?,
+            _ => return Err(unexpected()),
+        };
+        Ok(Client { connection, who })
     }
 
     /// Uses an invitation up: pins the host's key and enrols this client's. Returns the host's address as it is pinned.
     pub async fn login(config: &ClientConfig, invitation: &str) -> Result<(Address, Who)> {
-        let _ = (config, invitation);
-        Err(Error::failed("not built yet"))
+        let invitation = Invitation::parse(invitation)?;
+        let once = Identity::from_seed(invitation.seed)?;
+        let identity = Identity::load_or_create(&config.key())?;
+        let addresses: Vec<String> = invitation.addresses.iter().map(ToString::to_string).collect();
+        let label = format!("the host at {}", addresses.join(", "));
+        let used = |error: Error| match error.message.contains("does not know our key") {
+            true => Error::new(Kind::Unreachable, "the invitation was used already, or has expired")
+                .hint("ask an admin of that host for a new one (`mcloud invite`)"),
+            false => error,
+        };
+        let connection = dial(&invitation.addresses, &label, &once, invitation.host_key).await.map_err(used)?;
+        let proof = identity.sign(&enrolment(&invitation.host_key, &once.public()));
+        let enrol = proto::Enrol {
+            key: Bytes::copy_from_slice(&identity.public().0),
+            proof: proof.into(),
+            label: hosts::own_label(),
+        };
+        // Pinned before the invitation is used up: it cannot be used a second time.
+        hosts::pin(config, &invitation.addresses, invitation.host_key)?;
+        let reached = connection.remote_address();
+        let answered = call(&connection, request::What::Enrol(enrol)).await.map_err(used);
+        connection.bye().await;
+        let response::What::Me(me) = answered? else { return Err(unexpected()) };
+        Ok((Address { host: reached.ip().to_string(), port: Some(reached.port()) }, who_in(me)?))
+    }
+
+    /// Ends the connection so that the daemon knows at once.
+    pub async fn close(self) {
+        self.connection.bye().await;
     }
 
     /// Who we are to the daemon.
     pub fn whoami(&self) -> &Who {
-        unreachable!("nothing connects yet")
+        &self.who
     }
 
     /// An invitation to print: what [`Client::login`] takes.
     pub async fn invite(&self, terms: &InviteTerms) -> Result<String> {
-        let _ = terms;
-        Err(Error::failed("not built yet"))
+        let invite = proto::Invite {
+            role: terms.role.word().to_owned(),
+            tenants: wire::globs_out(&terms.tenants),
+            expires_seconds: terms.expires.as_secs(),
+        };
+        let response::What::Invitation(made) = self.ask(request::What::Invite(invite)).await? else {
+            return Err(unexpected());
+        };
+        let parsed = PublicKey::from_slice(&made.host_key).zip(made.seed.as_ref().try_into().ok());
+        let (host_key, seed) = parsed.ok_or_else(|| nonsense("an invitation without its keys"))?;
+        let addresses: Option<Vec<_>> = made.addresses.iter().map(|address| address.parse().ok()).collect();
+        let mut addresses = addresses.ok_or_else(|| nonsense("an invitation without an address"))?;
+        // Where we found the host is where others do, unless that is only good on this machine.
+        let reached = self.connection.remote_address();
+        if !reached.ip().is_loopback() {
+            addresses.retain(|address| *address != reached);
+            addresses.insert(0, reached);
+        }
+        Ok(Invitation { host_key, seed, addresses }.to_text())
     }
 
     pub async fn access_list(&self) -> Result<Vec<Access>> {
-        Err(Error::failed("not built yet"))
+        match self.ask(request::What::AccessList(proto::AccessList {})).await? {
+            response::What::Access(access) => access.entries.into_iter().map(access_in).collect(),
+            _ => Err(unexpected()),
+        }
     }
 
     /// `key` may be cut to where it is unique, or be a label. Returns what was revoked.
     pub async fn access_revoke(&self, key: &str) -> Result<Access> {
-        let _ = key;
-        Err(Error::failed("not built yet"))
+        let revoke = proto::AccessRevoke { key: key.to_owned() };
+        match self.ask(request::What::AccessRevoke(revoke)).await? {
+            response::What::Access(access) => only(access.entries).and_then(access_in),
+            _ => Err(unexpected()),
+        }
     }
 
     /// What was done here, oldest first.
     pub async fn audit(&self, tenant: Option<&TenantName>, since_unix: u64) -> Result<Vec<AuditEntry>> {
-        let _ = (tenant, since_unix);
-        Err(Error::failed("not built yet"))
+        let audit = proto::Audit { tenant: tenant.map(ToString::to_string).unwrap_or_default(), since_unix };
+        let response::What::Audit(entries) = self.ask(request::What::Audit(audit)).await? else {
+            return Err(unexpected());
+        };
+        let entry = |entry: proto::AuditEntry| AuditEntry {
+            at_unix: entry.at_unix,
+            key: to_hex(&entry.key),
+            label: entry.label,
+            what: entry.what,
+            on: entry.on,
+            result: entry.result,
+        };
+        Ok(entries.entries.into_iter().map(entry).collect())
     }
 
     pub async fn tenant_init(&self, new: &NewTenant) -> Result<Tenant> {
-        let _ = new;
-        Err(Error::failed("not built yet"))
+        only(self.tenants(request::What::TenantInit(wire::new_tenant_out(new))).await?)
     }
 
     /// The tenants that we may see, by name.
     pub async fn tenant_list(&self) -> Result<Vec<Tenant>> {
-        Err(Error::failed("not built yet"))
+        self.tenants(request::What::TenantList(proto::TenantList {})).await
     }
 
     /// Forgets a tenant. Its volumes stay where they are, unless `scrub_data`.
     pub async fn tenant_remove(&self, name: &TenantName, scrub_data: bool) -> Result<Tenant> {
-        let _ = (name, scrub_data);
-        Err(Error::failed("not built yet"))
+        let remove = proto::TenantRemove { tenant: name.to_string(), scrub_data };
+        only(self.tenants(request::What::TenantRemove(remove)).await?)
     }
 
     /// Makes a volume of the daemon equal to a folder of this machine. `to` without a volume is the root volume; its
@@ -90,8 +187,7 @@ impl Client {
         observer: Arc<dyn Observer>,
         cancel: Cancel,
     ) -> Result<Report> {
-        let _ = (from, to, options, observer, cancel);
-        Err(Error::failed("not built yet"))
+        sync::push(self, from, to, options, observer, cancel).await
     }
 
     /// Makes a folder of this machine equal to a volume of the daemon.
@@ -103,33 +199,85 @@ impl Client {
         observer: Arc<dyn Observer>,
         cancel: Cancel,
     ) -> Result<Report> {
-        let _ = (from, to, options, observer, cancel);
-        Err(Error::failed("not built yet"))
+        sync::pull(self, from, to, options, observer, cancel).await
+    }
+
+    async fn tenants(&self, what: request::What) -> Result<Vec<Tenant>> {
+        match self.ask(what).await? {
+            response::What::Tenants(tenants) => tenants.tenants.into_iter().map(wire::tenant_in).collect(),
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn ask(&self, what: request::What) -> Result<response::What> {
+        call(&self.connection, what).await
     }
 }
 
-/// What goes from one tenant to another.
-#[derive(Clone, Debug)]
-pub struct Between {
-    pub from: Reference,
-    pub to: Reference,
-    /// `--code`: the root volume, too.
-    pub code: bool,
+/// One request, one answer. A failure that the daemon reports is an error here.
+async fn call(connection: &Connection, what: request::What) -> Result<response::What> {
+    let asked = async {
+        let mut stream = start(connection, what).await?;
+        stream.sender.finish();
+        answer(&mut stream).await
+    };
+    let late = |_| Error::new(Kind::Unreachable, format!("{} does not answer", connection.label()));
+    tokio::time::timeout(ANSWER, asked).await.map_err(late)?
 }
 
-/// Syncs between tenants, at one daemon or straight from one daemon to another. A reference with a volume is that
-/// volume; one without is every data volume, to the one with the same service and path. Several volumes are one sync
-/// after the other, each with its own plan and question; their reports are summed (and name roots only when there was one).
-///
-/// `source` and `target` may be connections to the same daemon.
-pub async fn sync_between(
-    source: &Client,
-    target: &Client,
-    between: &Between,
-    options: &SyncOptions,
-    observer: Arc<dyn Observer>,
-    cancel: Cancel,
-) -> Result<Report> {
-    let _ = (source, target, between, options, observer, cancel);
-    Err(Error::failed("not built yet"))
+/// Opens a stream with a request.
+async fn start(connection: &Connection, what: request::What) -> Result<Stream> {
+    let mut stream = connection.open().await?;
+    stream.send(&proto::Request { what: Some(what) }).await?;
+    Ok(stream)
+}
+
+async fn answer(stream: &mut Stream) -> Result<response::What> {
+    match stream.receive::<proto::Response>().await? {
+        Some(proto::Response { what: Some(response::What::Failure(failure)) }) => Err(wire_sync::failure_in(failure)),
+        Some(proto::Response { what: Some(what) }) => Ok(what),
+        _ => Err(unexpected()),
+    }
+}
+
+/// A stream that is a link to a source at the other end.
+pub(super) async fn open_source(connection: &Connection, open: proto::SourceOpen) -> Result<Stream> {
+    let mut stream = start(connection, request::What::SourceOpen(open)).await?;
+    match answer(&mut stream).await? {
+        response::What::Done(_) => Ok(stream),
+        _ => Err(unexpected()),
+    }
+}
+
+fn unexpected() -> Error {
+    nonsense("an answer to something else")
+}
+
+fn only<T>(mut list: Vec<T>) -> Result<T> {
+    match list.pop() {
+        Some(one) if list.is_empty() => Ok(one),
+        _ => Err(unexpected()),
+    }
+}
+
+fn who_in(me: proto::Me) -> Result<Who> {
+    Ok(Who {
+        key: to_hex(&me.key),
+        label: me.label,
+        role: if me.role.is_empty() { Role::Viewer } else { wire::role_in(&me.role)? },
+        tenants: wire::globs_in(&me.tenants)?,
+        host_key: to_hex(&me.host_key),
+        version: me.version,
+    })
+}
+
+fn access_in(access: proto::AccessEntry) -> Result<Access> {
+    Ok(Access {
+        key: to_hex(&access.key),
+        label: access.label,
+        role: wire::role_in(&access.role)?,
+        tenants: wire::globs_in(&access.tenants)?,
+        created_unix: access.created_unix,
+        last_seen_unix: access.last_seen_unix,
+    })
 }

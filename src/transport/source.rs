@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use super::connection::Connection;
 use super::pays;
@@ -15,21 +16,33 @@ use crate::wire::{frame::Limits, link as wire, nonsense, proto};
 
 /// The end of a target here whose source is at the other end of `stream`. When the stream breaks the source is told to
 /// have failed, with what broke it.
-pub fn remote_source(stream: Stream) -> TargetEnd {
+pub fn remote_source(stream: Stream) -> (TargetEnd, Cut) {
     let (target, source) = link::pair();
     let Stream { sender, receiver } = stream;
-    tokio::spawn(asks_out(source.ask, sender));
-    tokio::spawn(tells_in(receiver, source.tell));
-    target
+    let tasks = [tokio::spawn(asks_out(source.ask, sender)), tokio::spawn(tells_in(receiver, source.tell))];
+    (target, Cut::of(&tasks))
 }
 
 /// The end of a source here whose target is at the other end of `stream`. When the stream breaks the target has hung up.
-pub fn remote_target(stream: Stream) -> SourceEnd {
+pub fn remote_target(stream: Stream) -> (SourceEnd, Cut) {
     let (target, source) = link::pair();
     let Stream { sender, receiver } = stream;
-    tokio::spawn(asks_in(receiver, target.ask));
-    tokio::spawn(tells_out(target.tell, sender));
-    source
+    let tasks = [tokio::spawn(asks_in(receiver, target.ask)), tokio::spawn(tells_out(target.tell, sender))];
+    (source, Cut::of(&tasks))
+}
+
+/// Cuts a link off its stream, for an end that has to be made to stop: it finds that the other one has hung up.
+#[derive(Debug, Default)]
+pub struct Cut(Vec<AbortHandle>);
+
+impl Cut {
+    fn of(tasks: &[JoinHandle<()>]) -> Cut {
+        Cut(tasks.iter().map(JoinHandle::abort_handle).collect())
+    }
+
+    pub fn cut(&self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
 }
 
 async fn asks_out(mut asks: mpsc::UnboundedReceiver<Ask>, mut sender: Sender) {
@@ -99,11 +112,11 @@ type Packed = (proto::Tell, Vec<Bytes>);
 async fn tells_out(tells: mpsc::Receiver<Tell>, mut sender: Sender) {
     // One is packed while another one is sent.
     let (packed_in, mut packed) = mpsc::channel::<Packed>(1);
-    let packing = tokio::spawn(pack_all(tells, packed_in, sender.connection().clone()));
+    // Ends by itself when `packed` is dropped.
+    tokio::spawn(pack_all(tells, packed_in, sender.connection().clone()));
     while let Some((message, payload)) = packed.recv().await {
         if let Err(error) = sender.send_link(&message, payload).await {
             tracing::debug!("a source's conversation ends: {error}");
-            packing.abort();
             return;
         }
     }
@@ -112,10 +125,14 @@ async fn tells_out(tells: mpsc::Receiver<Tell>, mut sender: Sender) {
 }
 
 async fn pack_all(mut tells: mpsc::Receiver<Tell>, packed: mpsc::Sender<Packed>, connection: Connection) {
-    while let Some(tell) = tells.recv().await {
-        let (mut message, payload) = wire::tell_out(tell);
+    loop {
+        let tell = tokio::select! {
+            tell = tells.recv() => tell,
+            () = packed.closed() => return,
+        };
+        let Some(tell) = tell else { return };
+        let (mut message, mut payload) = wire::tell_out(tell);
         let len: usize = payload.iter().map(Bytes::len).sum();
-        let mut payload = payload;
         if let Some(level) = pays::level(connection.path()) {
             let pieces = payload.clone();
             if let Ok(Some(smaller)) = blocking(move || pays::pack(&pieces, level)).await {

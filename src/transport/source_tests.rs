@@ -68,9 +68,9 @@ async fn sixty_four_mebibytes_come_over_as_they_are() {
     let mut noise = vec![0; PIECE];
     blake3::Hasher::new().finalize_xof().fill(&mut noise);
     let noise = Bytes::from(noise);
-    let source = source(remote_target(far), noise.clone());
+    let source = source(remote_target(far).0, noise.clone());
     let connection = near.connection().clone();
-    let (mut end, started) = (remote_source(near), Instant::now());
+    let ((mut end, _), started) = (remote_source(near), Instant::now());
     end.ask.send(Ask::Fetch { dir: 4, entries: (0..64).collect() }).unwrap();
     end.ask.send(Ask::Finish).unwrap();
     for expected in 0..64 {
@@ -94,8 +94,8 @@ async fn sixty_four_mebibytes_come_over_as_they_are() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_target_that_hangs_up_ends_the_source_and_does_not_drain_it() {
     let (near, far, _listener) = streams().await;
-    let source = source(remote_target(far), Bytes::from(vec![0; PIECE]));
-    let mut end = remote_source(near);
+    let source = source(remote_target(far).0, Bytes::from(vec![0; PIECE]));
+    let (mut end, _) = remote_source(near);
     end.ask.send(Ask::Fetch { dir: 0, entries: (0..100_000).collect() }).unwrap();
     assert!(matches!(end.tell.recv().await, Some(Tell::Part { .. })));
     drop(end);
@@ -105,8 +105,8 @@ async fn a_target_that_hangs_up_ends_the_source_and_does_not_drain_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_connection_is_a_failed_source_and_a_target_that_hung_up() {
     let (near, far, listener) = streams().await;
-    let mut far_end = remote_target(far);
-    let mut end = remote_source(near);
+    let (mut far_end, _) = remote_target(far);
+    let (mut end, _) = remote_source(near);
     end.ask.send(Ask::Scan).unwrap();
     assert!(matches!(far_end.ask.recv().await, Some(Ask::Scan)));
     listener.close().await;
@@ -123,7 +123,7 @@ async fn a_lost_connection_is_a_failed_source_and_a_target_that_hung_up() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_compressed_tell_is_unpacked() {
     let (near, far, _listener) = streams().await;
-    let mut end = remote_source(near);
+    let (mut end, _) = remote_source(near);
     let text = Bytes::from("a line of text\n".repeat(1000));
     let packed = pays::pack(&[text.clone()], 3).unwrap();
     let (mut message, _) = wire::tell_out(Tell::Opened { rules: text.to_vec(), local: None });
@@ -137,4 +137,14 @@ async fn a_compressed_tell_is_unpacked() {
     message.unpacked_len = u32::MAX;
     sender.send_link(&message, vec![Bytes::from_static(b"x")]).await.unwrap();
     assert!(matches!(end.tell.recv().await, Some(Tell::Failed(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_that_is_cut_frees_an_end_that_waits() {
+    let (near, far, _listener) = streams().await;
+    let (end, cut) = remote_target(far);
+    let source = source(end, Bytes::new());
+    cut.cut();
+    assert_eq!(tokio::task::spawn_blocking(move || source.join().unwrap()).await.unwrap(), 0);
+    drop(near);
 }

@@ -1,0 +1,383 @@
+//! Syncs as a client starts them: it stands at the source (push), at the target (pull), or at neither (between).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::{Client, start, unexpected};
+use crate::daemon::syncs::until;
+use crate::model::host::{DataVolume, Tenant, VolumeRef};
+use crate::model::sync::{Event, Plan, Report, SyncOptions};
+use crate::model::{Error, Kind, Reference, Result};
+use crate::sync::{self, Cancel, LiveDir, Observer};
+use crate::transport::{Stream, source};
+use crate::wire::proto::{self, request, response, sync_control, sync_start};
+use crate::wire::{host as wire, sync as wire_sync};
+
+/// How often waiting code looks whether it is to stop.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long a daemon may take to leave a sync that was stopped as it was.
+const GRACE: Duration = Duration::from_secs(15);
+
+pub async fn push(
+    client: &Client,
+    from: &LiveDir,
+    to: &Reference,
+    options: &SyncOptions,
+    observer: Arc<dyn Observer>,
+    cancel: Cancel,
+) -> Result<Report> {
+    static NUMBERS: AtomicU64 = AtomicU64::new(1);
+    let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+    let before = client.connection.traffic();
+    let sync = proto::SyncStart {
+        target: Some(wire::volume_out(&one_volume(to)?)),
+        options: Some(wire_sync::options_out(options)),
+        source: Some(sync_start::Source::Attached(number)),
+    };
+    let control = start(&client.connection, request::What::SyncStart(sync)).await?;
+    let attach = request::What::SourceAttach(proto::SourceAttach { number });
+    let (end, cut) = source::remote_target(start(&client.connection, attach).await?);
+    let dir = from.clone();
+    let serving = tokio::task::spawn_blocking(move || sync::serve(&dir, end));
+    let done = watch(control, observer, cancel).await;
+    if done.is_err() {
+        cut.cut();
+    }
+    let served = until(serving, || true, &cut).await;
+    let mut report = match (done, served) {
+        (Ok(report), _) => report,
+        // A daemon that only knows that its source hung up knows less than the source.
+        (Err(error), Err(served)) if error.kind == Kind::Failed && served.kind != Kind::Failed => return Err(served),
+        (Err(error), _) => return Err(error),
+    };
+    let traffic = client.connection.traffic().since(before);
+    (report.bytes_sent, report.bytes_received) = (traffic.sent, traffic.received);
+    Ok(report)
+}
+
+pub async fn pull(
+    client: &Client,
+    from: &Reference,
+    to: &LiveDir,
+    options: &SyncOptions,
+    observer: Arc<dyn Observer>,
+    cancel: Cancel,
+) -> Result<Report> {
+    let before = client.connection.traffic();
+    let open = proto::SourceOpen { volume: Some(wire::volume_out(&one_volume(from)?)), ticket: Bytes::new() };
+    let stream = super::open_source(&client.connection, open).await?;
+    let (end, cut) = source::remote_source(stream);
+    let (dir, options, stop) = (to.clone(), options.clone(), cancel.clone());
+    let engine = tokio::task::spawn_blocking(move || sync::run(&dir, end, &options, observer, cancel));
+    let mut report = until(engine, || stop.load(Ordering::SeqCst), &cut).await?;
+    let traffic = client.connection.traffic().since(before);
+    (report.bytes_sent, report.bytes_received) = (traffic.sent, traffic.received);
+    Ok(report)
+}
+
+/// What goes from one tenant to another.
+#[derive(Clone, Debug)]
+pub struct Between {
+    pub from: Reference,
+    pub to: Reference,
+    /// `--code`: the root volume, too.
+    pub code: bool,
+}
+
+/// Syncs between tenants, at one daemon or straight from one daemon to another. A reference with a volume is that
+/// volume; one without is every data volume, to the one with the same service and path. Several volumes are one sync
+/// after the other, each with its own plan and question; their reports are summed (and name roots only when there was one).
+///
+/// `source` and `target` may be connections to the same daemon.
+pub async fn sync_between(
+    source: &Client,
+    target: &Client,
+    between: &Between,
+    options: &SyncOptions,
+    observer: Arc<dyn Observer>,
+    cancel: Cancel,
+) -> Result<Report> {
+    let find = async |client: &Client, reference: &Reference| {
+        let tenants = client.tenant_list().await?;
+        let names: Vec<String> = tenants.iter().map(|tenant| tenant.name.to_string()).collect();
+        tenants.into_iter().find(|tenant| tenant.name == reference.tenant).ok_or_else(|| {
+            let there =
+                if names.is_empty() { "it shows us none".to_owned() } else { format!("it has {}", names.join(", ")) };
+            Error::new(Kind::NotFound, format!("{} has no tenant `{}`", client.connection.label(), reference.tenant))
+                .hint(there)
+        })
+    };
+    let pairs = pair(between, &find(source, &between.from).await?, &find(target, &between.to).await?)?;
+    let several = pairs.len() > 1;
+    let mut sum = Sum::default();
+    for (from, to) in pairs {
+        if several {
+            observer.event(Event::Note(format!("{from} → {to}")));
+        }
+        sum.add(one_between(source, target, &from, &to, options, observer.clone(), cancel.clone()).await?);
+    }
+    Ok(sum.report)
+}
+
+async fn one_between(
+    source: &Client,
+    target: &Client,
+    from: &VolumeRef,
+    to: &VolumeRef,
+    options: &SyncOptions,
+    observer: Arc<dyn Observer>,
+    cancel: Cancel,
+) -> Result<Report> {
+    let from_out = wire::volume_out(from);
+    let here = source.who.host_key == target.who.host_key;
+    let from_where = if here {
+        sync_start::Source::Here(from_out)
+    } else {
+        let host_key = target.connection.peer();
+        let wanted =
+            proto::TicketWanted { source: Some(from_out.clone()), host_key: Bytes::copy_from_slice(&host_key.0) };
+        let response::What::Ticket(ticket) = source.ask(request::What::TicketWanted(wanted)).await? else {
+            return Err(unexpected());
+        };
+        // Where we reach the source is most likely where the target does, unless that is this very machine.
+        let reached = source.connection.remote_address();
+        let mut addresses = ticket.addresses;
+        addresses.retain(|address| *address != reached.to_string());
+        let place = if reached.ip().is_loopback() { addresses.len() } else { 0 };
+        addresses.insert(place, reached.to_string());
+        sync_start::Source::Remote(proto::RemoteSource {
+            volume: Some(from_out),
+            addresses,
+            host_key: Bytes::copy_from_slice(&source.connection.peer().0),
+            ticket: ticket.secret,
+        })
+    };
+    let sync = proto::SyncStart {
+        target: Some(wire::volume_out(to)),
+        options: Some(wire_sync::options_out(options)),
+        source: Some(from_where),
+    };
+    let control = start(&target.connection, request::What::SyncStart(sync)).await?;
+    watch(control, observer, cancel).await
+}
+
+/// Hears a running sync: events, its question, and how it ended; tells it to stop when `cancel` says so.
+async fn watch(control: Stream, observer: Arc<dyn Observer>, cancel: Cancel) -> Result<Report> {
+    let Stream { mut sender, mut receiver } = control;
+    let (heard, mut responses) = mpsc::channel(64);
+    let hearing = tokio::spawn(async move {
+        loop {
+            let response = receiver.receive::<proto::Response>().await.transpose();
+            let Some(response) = response else { return };
+            let over = response.is_err();
+            if heard.send(response).await.is_err() || over {
+                return;
+            }
+        }
+    });
+    let (answered, mut answers) = mpsc::channel::<Result<bool>>(1);
+    let mut failure = None;
+    let mut deadline = None;
+    let done = loop {
+        let response = tokio::select! {
+            response = responses.recv() => response,
+            Some(answer) = answers.recv() => {
+                let what = match answer {
+                    Ok(answer) => sync_control::What::Answer(answer),
+                    Err(error) => {
+                        failure = Some(error);
+                        deadline.get_or_insert(tokio::time::Instant::now() + GRACE);
+                        sync_control::What::Cancel(true)
+                    }
+                };
+                // If the stream broke, the other direction says so.
+                let _ = sender.send(&proto::SyncControl { what: Some(what) }).await;
+                continue;
+            }
+            () = tokio::time::sleep(LOOK) => {
+                if cancel.load(Ordering::SeqCst) && deadline.is_none() {
+                    deadline = Some(tokio::time::Instant::now() + GRACE);
+                    let _ = sender.send(&proto::SyncControl { what: Some(sync_control::What::Cancel(true)) }).await;
+                }
+                if deadline.is_some_and(|deadline| deadline < tokio::time::Instant::now()) {
+                    break Err(Error::new(Kind::Cancelled, "the sync was stopped"));
+                }
+                continue;
+            }
+        };
+        let what = match response {
+            Some(Ok(proto::Response { what: Some(what) })) => what,
+            Some(Ok(_)) => continue,
+            Some(Err(error)) => break Err(error),
+            None => break Err(unexpected()),
+        };
+        match what {
+            response::What::SyncEvent(event) => match wire_sync::event_in(event) {
+                Ok(event) => observer.event(event),
+                Err(error) => tracing::debug!("{error}"),
+            },
+            response::What::SyncQuestion(question) => {
+                let plan: Plan = wire_sync::plan_in(question.plan.unwrap_or_default());
+                let (observer, answered) = (observer.clone(), answered.clone());
+                tokio::task::spawn_blocking(move || answered.blocking_send(observer.confirm(&plan)));
+            }
+            response::What::SyncReport(report) => break wire_sync::report_in(report),
+            response::What::Failure(error) => break Err(wire_sync::failure_in(error)),
+            _ => break Err(unexpected()),
+        }
+    };
+    hearing.abort();
+    sender.finish();
+    match failure {
+        Some(failure) => Err(failure),
+        None => done,
+    }
+}
+
+/// The one volume that a reference names.
+fn one_volume(reference: &Reference) -> Result<VolumeRef> {
+    let data = match (&reference.service, &reference.volume) {
+        (None, None) => None,
+        (Some(service), Some(path)) => Some(DataVolume { service: service.clone(), path: path.clone() }),
+        (Some(service), None) => {
+            return Err(Error::usage(format!("`{reference}` names a service but none of its volumes")).hint(format!(
+                "such as {service}.{}:/data; the tenant's own folder is {}",
+                reference.tenant, reference.tenant
+            )));
+        }
+        (None, Some(path)) => {
+            return Err(Error::usage(format!("`{reference}` names a volume but not its service"))
+                .hint(format!("such as SERVICE.{}:{path}", reference.tenant)));
+        }
+    };
+    Ok(VolumeRef { tenant: reference.tenant.clone(), data })
+}
+
+/// Which volume goes to which. Whatever has no counterpart is said before anything moves.
+fn pair(between: &Between, from: &Tenant, to: &Tenant) -> Result<Vec<(VolumeRef, VolumeRef)>> {
+    if between.from.volume.is_some() || between.to.volume.is_some() {
+        if between.from.volume.is_none() || between.to.volume.is_none() {
+            return Err(Error::usage("one side names a volume and the other does not").hint(
+                "name a volume on both sides (S.A:/x T.B:/y), or on neither: then all data volumes go to their likes",
+            ));
+        }
+        return Ok(vec![(one_volume(&between.from)?, one_volume(&between.to)?)]);
+    }
+    if between.to.service.is_some() && between.to.service != between.from.service {
+        return Err(Error::usage(format!("`{}` and `{}` are different services", between.from, between.to))
+            .hint("name the volumes, too: S.A:/x T.B:/y"));
+    }
+    let wanted = |volume: &&DataVolume| between.from.service.as_ref().is_none_or(|service| volume.service == *service);
+    let volumes: Vec<&DataVolume> = from.volumes.iter().filter(wanted).collect();
+    let missing: Vec<String> =
+        volumes.iter().filter(|volume| !to.volumes.contains(volume)).map(|volume| volume.to_string()).collect();
+    if !missing.is_empty() {
+        return Err(Error::new(
+            Kind::NotFound,
+            format!("`{}` lacks volumes that `{}` has: {}", to.name, from.name, missing.join(", ")),
+        )
+        .hint(format!(
+            "give it an mcloud.yml with them (`mcloud update {}`), or name the volumes one by one",
+            to.name
+        )));
+    }
+    let of =
+        |tenant: &Tenant, data: Option<&DataVolume>| VolumeRef { tenant: tenant.name.clone(), data: data.cloned() };
+    let code = between.code.then_some(None);
+    let pairs: Vec<_> =
+        code.into_iter().chain(volumes.into_iter().map(Some)).map(|data| (of(from, data), of(to, data))).collect();
+    if pairs.is_empty() {
+        return Err(Error::failed(format!("`{}` has no data volumes", between.from)).hint(
+            "--code copies the tenant's own folder; data volumes are those that its mcloud.yml names with `data:`",
+        ));
+    }
+    Ok(pairs)
+}
+
+/// Several reports as one.
+#[derive(Default)]
+struct Sum {
+    report: Report,
+    reports: u32,
+}
+
+impl Sum {
+    fn add(&mut self, more: Report) {
+        let sum = &mut self.report;
+        self.reports += 1;
+        let single = self.reports == 1;
+        sum.files_created += more.files_created;
+        sum.files_updated += more.files_updated;
+        sum.files_moved += more.files_moved;
+        sum.files_removed += more.files_removed;
+        sum.entries_total += more.entries_total;
+        sum.bytes_total += more.bytes_total;
+        sum.bytes_read += more.bytes_read;
+        sum.bytes_sent += more.bytes_sent;
+        sum.bytes_received += more.bytes_received;
+        sum.seconds += more.seconds;
+        sum.paused_ms += more.paused_ms;
+        sum.held_requests += more.held_requests;
+        sum.left_out += more.left_out;
+        sum.root_source = more.root_source.filter(|_| single);
+        sum.root_target = more.root_target.filter(|_| single);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Name, ServiceName, TenantName, VolumePath};
+
+    fn tenant(name: &str, volumes: &[(&str, &str)]) -> Tenant {
+        let volume = |(service, path): &(&str, &str)| DataVolume {
+            service: ServiceName::new(service).unwrap(),
+            path: VolumePath::new(path).unwrap(),
+        };
+        Tenant {
+            name: TenantName::new(name).unwrap(),
+            env: None,
+            path: "/x".into(),
+            volumes: volumes.iter().map(volume).collect(),
+            created_unix: 0,
+        }
+    }
+
+    fn pairs(from: &str, to: &str, code: bool) -> Result<Vec<String>> {
+        let a = tenant("a", &[("redis", "/data"), ("web", "/up")]);
+        let b = tenant("b", &[("web", "/up"), ("redis", "/data"), ("more", "/x")]);
+        let between = Between { from: from.parse().unwrap(), to: to.parse().unwrap(), code };
+        let (from, to) = match between.from.tenant.as_str() {
+            "a" => (&a, &b),
+            _ => (&b, &a),
+        };
+        Ok(pair(&between, from, to)?.iter().map(|(from, to)| format!("{from} {to}")).collect())
+    }
+
+    #[test]
+    fn volumes_go_to_their_likes_and_code_only_when_asked() {
+        assert_eq!(pairs("a", "b", false).unwrap(), ["redis.a:/data redis.b:/data", "web.a:/up web.b:/up"]);
+        assert_eq!(pairs("a@h1", "b@h2", true).unwrap()[0], "a b");
+        assert_eq!(pairs("web.a", "b", false).unwrap(), ["web.a:/up web.b:/up"]);
+        assert_eq!(pairs("redis.a:/data", "more.b:/x", false).unwrap(), ["redis.a:/data more.b:/x"]);
+        let error = pairs("b", "a", false).unwrap_err();
+        assert!(error.message.contains("more:/x") && !error.message.contains("redis"), "{error}");
+        assert_eq!(pairs("redis.a:/data", "b", false).unwrap_err().kind, Kind::Usage);
+        assert_eq!(pairs("redis.a", "web.b", false).unwrap_err().kind, Kind::Usage);
+        assert!(pairs("none.a", "b", false).is_err());
+    }
+
+    #[test]
+    fn one_report_keeps_its_roots_and_several_have_none() {
+        let report = Report { files_created: 2, root_source: Some(Name::of(b"x")), ..Report::default() };
+        let mut sum = Sum::default();
+        sum.add(report.clone());
+        assert_eq!(sum.report, report);
+        sum.add(report);
+        assert_eq!((sum.report.files_created, sum.report.root_source), (4, None));
+    }
+}

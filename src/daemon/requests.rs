@@ -1,0 +1,408 @@
+//! A connection's requests: each is read, allowed or refused, done, noted and answered.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::access::Principal;
+use super::state::{Standing, TenantRow};
+use super::{Daemon, now_unix, syncs, tenants};
+use crate::model::host::{Access, InviteTerms, Role, TenantGlob};
+use crate::model::{Error, Kind, Result, TenantName};
+use crate::transport::identity::{Identity, random};
+use crate::transport::{Connection, PublicKey, Stream, local_addresses};
+use crate::wire::proto::{self, request, response};
+use crate::wire::{host as wire, nonsense, sync as wire_sync};
+
+/// A stream whose request does not come is given up.
+const FIRST_FRAME: Duration = Duration::from_secs(30);
+/// Sources that wait for their syncs, for each connection.
+const PARKED: usize = 16;
+/// How long a ticket is good.
+const TICKET_SECONDS: u64 = 60;
+const LABEL_CHARS: usize = 64;
+const INVITE_SECONDS: std::ops::RangeInclusive<u64> = 1..=366 * 86_400;
+
+/// What the streams of one connection share.
+#[derive(Default)]
+pub struct Session {
+    attached: Mutex<HashMap<u64, Slot>>,
+}
+
+/// The meeting of a sync and its client's source, whichever comes first.
+enum Slot {
+    Waiting(oneshot::Sender<Stream>),
+    Parked(Stream),
+}
+
+impl Session {
+    fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Slot>> {
+        self.attached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn attach(&self, number: u64, stream: Stream) {
+        let mut slots = self.slots();
+        match slots.remove(&number) {
+            // A sync that went away has no use for its source: the stream is dropped, and so broken off.
+            Some(Slot::Waiting(waiting)) => drop(waiting.send(stream)),
+            Some(Slot::Parked(_)) => {}
+            None if slots.len() < PARKED => drop(slots.insert(number, Slot::Parked(stream))),
+            None => {}
+        }
+    }
+
+    /// The source with this number, as soon as it is there.
+    pub async fn attached(&self, number: u64) -> Result<Stream> {
+        let waiting = {
+            let mut slots = self.slots();
+            match slots.remove(&number) {
+                Some(Slot::Parked(stream)) => return Ok(stream),
+                _ => {
+                    let (waiting, arrival) = oneshot::channel();
+                    slots.insert(number, Slot::Waiting(waiting));
+                    arrival
+                }
+            }
+        };
+        let arrived = tokio::time::timeout(FIRST_FRAME, waiting).await;
+        self.forget(number);
+        arrived.ok().and_then(|arrived| arrived.ok()).ok_or_else(|| nonsense("a sync whose source does not come"))
+    }
+
+    pub fn forget(&self, number: u64) {
+        self.slots().remove(&number);
+    }
+}
+
+/// Serves a connection until it ends.
+pub async fn serve(daemon: Arc<Daemon>, connection: Connection) {
+    let number = daemon.numbers.fetch_add(1, Ordering::Relaxed);
+    daemon.connections().insert(number, connection.clone());
+    let session = Arc::new(Session::default());
+    let (state, peer) = (daemon.state.clone(), connection.peer());
+    tokio::task::spawn_blocking(move || {
+        state.seen(&peer, now_unix()).map_err(|error| tracing::warn!("{}", error.chain()))
+    });
+    // Revoked between the handshake and its entry in the list: nobody else would close it.
+    match daemon.principal(connection.peer()) {
+        Ok(principal) if principal.standing != Standing::Unknown => {}
+        _ => connection.close_revoked(),
+    }
+    while let Some(stream) = connection.accept().await {
+        tokio::spawn(request(daemon.clone(), session.clone(), stream));
+    }
+    daemon.connections().remove(&number);
+}
+
+async fn request(daemon: Arc<Daemon>, session: Arc<Session>, mut stream: Stream) {
+    let label = stream.connection().label().to_owned();
+    let first = tokio::time::timeout(FIRST_FRAME, stream.receive::<proto::Request>()).await;
+    let what = match first {
+        Ok(Ok(Some(proto::Request { what: Some(what) }))) => what,
+        Ok(Ok(Some(proto::Request { what: None }))) => {
+            let error = Error::failed("this host does not know that request").hint("is it older than the client?");
+            return fail(stream, &error).await;
+        }
+        Ok(Ok(None)) | Err(_) => return,
+        Ok(Err(error)) => {
+            tracing::debug!("{label}: {}", error.chain());
+            return fail(stream, &error).await;
+        }
+    };
+    let principal = match daemon.principal(stream.connection().peer()) {
+        Ok(principal) => principal,
+        Err(error) => return fail(stream, &error).await,
+    };
+    match what {
+        request::What::SourceAttach(attach) => session.attach(attach.number, stream),
+        request::What::SyncStart(start) => syncs::target(daemon, &session, principal, stream, start).await,
+        request::What::SourceOpen(open) => syncs::source(daemon, principal, stream, open).await,
+        what => {
+            let asked = Asked { local_ip: stream.connection().local_ip(), principal };
+            let answered = tokio::task::spawn_blocking(move || answer(&daemon, &asked, what)).await;
+            match answered.unwrap_or_else(|error| Err(Error::failed("a request broke the daemon").because(error))) {
+                Ok(what) => say(&mut stream, what).await,
+                Err(error) => fail(stream, &error).await,
+            }
+        }
+    }
+}
+
+/// Sends the last answer of a stream.
+pub async fn say(stream: &mut Stream, what: response::What) {
+    if stream.send(&proto::Response { what: Some(what) }).await.is_ok() {
+        stream.sender.finish();
+        stream.sender.delivered().await;
+    }
+}
+
+pub async fn fail(mut stream: Stream, error: &Error) {
+    say(&mut stream, response::What::Failure(wire_sync::failure_out(error))).await;
+}
+
+struct Asked {
+    principal: Principal,
+    /// Where the client reached us.
+    local_ip: Option<IpAddr>,
+}
+
+/// Does what is short enough to be done in one go, and notes whatever changes something.
+fn answer(daemon: &Daemon, asked: &Asked, what: request::What) -> Result<response::What> {
+    let who = &asked.principal;
+    let noted = |what: &str, tenant: &str, on: &str, work: &mut dyn FnMut() -> Result<response::What>| {
+        note(daemon, who, what, tenant, on, work)
+    };
+    match what {
+        request::What::Whoami(_) => me(daemon, who),
+        request::What::Invite(invite) => noted("invite", "", &invite.role, &mut || {
+            who.may_administrate()?;
+            make_invitation(daemon, asked, &invite)
+        }),
+        request::What::Enrol(enrol) => {
+            noted("login", "", &label_of(&enrol.label), &mut || enrol_key(daemon, who, &enrol))
+        }
+        request::What::AccessList(_) => {
+            who.may_administrate()?;
+            let entries = daemon.state.keys()?.iter().map(access_out).collect::<Result<_>>()?;
+            Ok(response::What::Access(proto::AccessEntries { entries }))
+        }
+        request::What::AccessRevoke(revoke) => noted("revoke", "", &revoke.key.clone(), &mut || {
+            who.may_administrate()?;
+            revoke_key(daemon, &revoke.key)
+        }),
+        request::What::Audit(audit) => {
+            let tenant = if audit.tenant.is_empty() { None } else { Some(TenantName::new(&audit.tenant)?) };
+            match &tenant {
+                Some(tenant) => who.may(Role::Viewer, tenant)?,
+                None => who.may_administrate()?,
+            }
+            let entry = |entry: crate::model::host::AuditEntry| {
+                let key: PublicKey = entry.key.parse()?;
+                Ok(proto::AuditEntry {
+                    at_unix: entry.at_unix,
+                    key: Bytes::copy_from_slice(&key.0),
+                    label: entry.label,
+                    what: entry.what,
+                    on: entry.on,
+                    result: entry.result,
+                })
+            };
+            let entries = daemon.state.audit(tenant.as_ref(), audit.since_unix)?;
+            let entries = entries.into_iter().map(entry).collect::<Result<_>>()?;
+            Ok(response::What::Audit(proto::AuditEntries { entries }))
+        }
+        request::What::TenantInit(init) => noted("init", &init.tenant.clone(), &init.tenant.clone(), &mut || {
+            let new = wire::new_tenant_in(init.clone())?;
+            who.may(Role::Deployer, &new.name)?;
+            if new.path.is_some() {
+                who.may_administrate()
+                    .map_err(|error| Error { message: format!("--path: {}", error.message), ..error })?;
+            }
+            let tenant = tenants::init(&daemon.home, &daemon.state, &new, now_unix())?;
+            Ok(response::What::Tenants(proto::Tenants { tenants: vec![wire::tenant_out(&tenant)] }))
+        }),
+        request::What::TenantList(_) => {
+            who.is_enrolled()?;
+            let rows = daemon.state.tenants()?.into_iter().map(|row| row.tenant);
+            let tenants =
+                rows.filter(|tenant| who.sees(&tenant.name)).map(|tenant| wire::tenant_out(&tenant)).collect();
+            Ok(response::What::Tenants(proto::Tenants { tenants }))
+        }
+        request::What::TenantRemove(remove) => {
+            noted("remove", &remove.tenant.clone(), &remove.tenant.clone(), &mut || {
+                let name = TenantName::new(&remove.tenant)?;
+                who.may(Role::Deployer, &name)?;
+                remove_tenant(daemon, who, &name, remove.scrub_data)
+            })
+        }
+        request::What::TicketWanted(wanted) => {
+            let volume = wire::volume_in(wanted.source.clone())?;
+            noted("ticket", volume.tenant.as_str(), &volume.to_string(), &mut || {
+                who.may(Role::Viewer, &volume.tenant)?;
+                let host =
+                    PublicKey::from_slice(&wanted.host_key).ok_or_else(|| nonsense("a host's key that is none"))?;
+                let row = tenants::find(&daemon.state, &volume.tenant, |name| who.sees(name))?;
+                tenants::live(&daemon.home, &row, &volume)?;
+                let (secret, now) = (random::<32>()?, now_unix());
+                daemon.state.issue_ticket(&secret, &host, &volume, now, now + TICKET_SECONDS)?;
+                let addresses = addresses(daemon, asked.local_ip).iter().map(SocketAddr::to_string).collect();
+                Ok(response::What::Ticket(proto::Ticket { secret: Bytes::copy_from_slice(&secret), addresses }))
+            })
+        }
+        request::What::SyncStart(_) | request::What::SourceAttach(_) | request::What::SourceOpen(_) => {
+            Err(nonsense("a request on the wrong stream"))
+        }
+    }
+}
+
+/// Notes what is done, before it is done and how it ended.
+pub fn note<T>(
+    daemon: &Daemon,
+    who: &Principal,
+    what: &str,
+    tenant: &str,
+    on: &str,
+    work: &mut dyn FnMut() -> Result<T>,
+) -> Result<T> {
+    let number = daemon.state.audit_begin(&who.key, &who.label(), what, tenant, on, now_unix())?;
+    let done = work();
+    let result = match &done {
+        Ok(_) => "ok".to_owned(),
+        Err(error) => format!("{}: {}", error.kind.word(), error.chain()),
+    };
+    daemon.state.audit_end(number, &result)?;
+    done
+}
+
+fn me(daemon: &Daemon, who: &Principal) -> Result<response::What> {
+    let (role, tenants) = match &who.standing {
+        Standing::Enrolled { role, tenants, .. } => (role.word(), wire::globs_out(tenants)),
+        _ => ("", Vec::new()),
+    };
+    Ok(response::What::Me(proto::Me {
+        key: Bytes::copy_from_slice(&who.key.0),
+        label: who.label(),
+        role: role.to_owned(),
+        tenants,
+        host_key: Bytes::copy_from_slice(&daemon.identity.public().0),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }))
+}
+
+/// Where others may find this daemon: where this client did first, unless that is only good on this machine.
+fn addresses(daemon: &Daemon, reached: Option<IpAddr>) -> Vec<SocketAddr> {
+    let mut ips = match daemon.listen.ip() {
+        ip if ip.is_unspecified() => local_addresses(),
+        ip => vec![ip],
+    };
+    ips.retain(|ip| daemon.listen.is_ipv6() || ip.is_ipv4());
+    if let Some(reached) = reached.map(|ip| ip.to_canonical()).filter(|ip| !ip.is_loopback()) {
+        ips.retain(|ip| *ip != reached);
+        ips.insert(0, reached);
+    }
+    ips.into_iter().map(|ip| SocketAddr::new(ip, daemon.listen.port())).collect()
+}
+
+fn make_invitation(daemon: &Daemon, asked: &Asked, invite: &proto::Invite) -> Result<response::What> {
+    let role = wire::role_in(&invite.role)?;
+    let mut tenants = wire::globs_in(&invite.tenants)?;
+    if role == Role::Admin {
+        tenants.clear();
+    } else if tenants.is_empty() {
+        tenants.push(TenantGlob::new("*")?);
+    }
+    if !INVITE_SECONDS.contains(&invite.expires_seconds) {
+        return Err(Error::usage("an invitation expires after a second at the least and a year at the most"));
+    }
+    let key = Identity::generate()?;
+    let now = now_unix();
+    let terms = InviteTerms { role, tenants, expires: Duration::from_secs(invite.expires_seconds) };
+    daemon.state.invite(&key.public(), &terms, now)?;
+    Ok(response::What::Invitation(proto::Invitation {
+        seed: Bytes::copy_from_slice(key.seed()),
+        host_key: Bytes::copy_from_slice(&daemon.identity.public().0),
+        addresses: addresses(daemon, asked.local_ip).iter().map(SocketAddr::to_string).collect(),
+        expires_unix: now + invite.expires_seconds,
+    }))
+}
+
+/// What the key that is to be enrolled signs.
+pub fn enrolment(host: &PublicKey, invitation: &PublicKey) -> Vec<u8> {
+    [b"mcloud enrol".as_slice(), &host.0, &invitation.0].concat()
+}
+
+fn label_of(text: &str) -> String {
+    let label: String = text.chars().filter(|c| !c.is_control() && !c.is_whitespace()).take(LABEL_CHARS).collect();
+    if label.is_empty() { "unnamed".to_owned() } else { label }
+}
+
+fn enrol_key(daemon: &Daemon, who: &Principal, enrol: &proto::Enrol) -> Result<response::What> {
+    let key = PublicKey::from_slice(&enrol.key).ok_or_else(|| nonsense("a key that is none"))?;
+    if !key.verifies(&enrolment(&daemon.identity.public(), &who.key), &enrol.proof) {
+        return Err(Error::new(Kind::Refused, "the key that asks to be enrolled did not prove itself"));
+    }
+    if key == daemon.local_key {
+        return Err(Error::new(Kind::Refused, "the key of the host's own home is enrolled already"));
+    }
+    daemon.state.accept(&who.key, &key, &label_of(&enrol.label), now_unix())?;
+    me(daemon, &daemon.principal(key)?)
+}
+
+fn access_out(access: &Access) -> Result<proto::AccessEntry> {
+    let key: PublicKey = access.key.parse()?;
+    Ok(proto::AccessEntry {
+        key: Bytes::copy_from_slice(&key.0),
+        label: access.label.clone(),
+        role: access.role.word().to_owned(),
+        tenants: wire::globs_out(&access.tenants),
+        created_unix: access.created_unix,
+        last_seen_unix: access.last_seen_unix,
+    })
+}
+
+/// The key that `wanted` means: its beginning, or its label.
+fn revoke_key(daemon: &Daemon, wanted: &str) -> Result<response::What> {
+    let keys = daemon.state.keys()?;
+    let meant: Vec<&Access> = keys
+        .iter()
+        .filter(|access| access.label == wanted || (wanted.len() >= 4 && access.key.starts_with(wanted)))
+        .collect();
+    let shown = wanted.escape_debug();
+    let access = match choice(&meant) {
+        Choice::One(access) => access,
+        Choice::None => {
+            return Err(Error::new(Kind::NotFound, format!("no key begins with `{shown}` or is called so"))
+                .hint("`mcloud access list` shows them; four digits of a key are the least"));
+        }
+        Choice::Many(keys) => {
+            return Err(
+                Error::usage(format!("`{shown}` means {} keys", meant.len())).hint(format!("it is one of {keys}"))
+            );
+        }
+    };
+    let key: PublicKey = access.key.parse()?;
+    if key == daemon.local_key {
+        return Err(Error::new(Kind::Refused, "this is the key of the host's own home")
+            .hint("whoever can read the home is the host's admin; nothing here can change that"));
+    }
+    daemon.state.revoke(&key, now_unix())?;
+    for connection in daemon.connections().values().filter(|connection| connection.peer() == key) {
+        connection.close_revoked();
+    }
+    Ok(response::What::Access(proto::AccessEntries { entries: vec![access_out(access)?] }))
+}
+
+enum Choice<'a> {
+    None,
+    One(&'a Access),
+    Many(String),
+}
+
+fn choice<'a>(meant: &[&'a Access]) -> Choice<'a> {
+    match meant {
+        [] => Choice::None,
+        [one] => Choice::One(one),
+        many => Choice::Many(many.iter().map(|access| access.key[..16].to_owned()).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+fn remove_tenant(daemon: &Daemon, who: &Principal, name: &TenantName, scrub_data: bool) -> Result<response::What> {
+    let row: TenantRow = tenants::find(&daemon.state, name, |name| who.sees(name))?;
+    let mut held = Vec::new();
+    for volume in tenants::all_volumes(&row.tenant) {
+        let root = match &volume.data {
+            None => row.tenant.path.clone().into(),
+            Some(_) => daemon.home.volume(&volume),
+        };
+        let busy =
+            |_| Error::new(Kind::Busy, format!("a sync into {volume} is under way")).hint("wait for it, or stop it");
+        held.push(daemon.write_lock(&root).try_lock_owned().map_err(busy)?);
+    }
+    tenants::remove(&daemon.home, &daemon.state, &row, scrub_data)?;
+    Ok(response::What::Tenants(proto::Tenants { tenants: vec![wire::tenant_out(&row.tenant)] }))
+}

@@ -1,0 +1,94 @@
+//! The tables, and how an older database becomes a newer one. A migration that was released is never changed.
+
+use std::path::Path;
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use crate::model::{Error, Kind, Result};
+
+/// One step each; the database's `user_version` counts those that were taken.
+const MIGRATIONS: [&str; 1] = ["
+    CREATE TABLE keys (
+        key BLOB PRIMARY KEY NOT NULL,
+        label TEXT NOT NULL,
+        role TEXT NOT NULL,
+        tenants TEXT NOT NULL,
+        created INTEGER NOT NULL,
+        last_seen INTEGER,
+        revoked INTEGER
+    ) STRICT;
+    CREATE TABLE invites (
+        key BLOB PRIMARY KEY NOT NULL,
+        role TEXT NOT NULL,
+        tenants TEXT NOT NULL,
+        created INTEGER NOT NULL,
+        expires INTEGER NOT NULL,
+        used INTEGER,
+        used_by BLOB
+    ) STRICT;
+    CREATE TABLE tickets (
+        secret BLOB PRIMARY KEY NOT NULL,
+        host_key BLOB NOT NULL,
+        tenant TEXT NOT NULL,
+        service TEXT NOT NULL,
+        path TEXT NOT NULL,
+        expires INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX tickets_by_host ON tickets (host_key);
+    CREATE TABLE tenants (
+        name TEXT PRIMARY KEY NOT NULL,
+        env TEXT,
+        config TEXT NOT NULL,
+        path TEXT NOT NULL,
+        external INTEGER NOT NULL,
+        created INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE volumes (
+        tenant TEXT NOT NULL REFERENCES tenants (name) ON DELETE CASCADE,
+        service TEXT NOT NULL,
+        path TEXT NOT NULL,
+        UNIQUE (tenant, service, path)
+    ) STRICT;
+    CREATE TABLE audit (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        at INTEGER NOT NULL,
+        key BLOB NOT NULL,
+        label TEXT NOT NULL,
+        what TEXT NOT NULL,
+        tenant TEXT NOT NULL,
+        what_on TEXT NOT NULL,
+        result TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX audit_by_time ON audit (at);
+"];
+
+fn version(db: &Connection) -> rusqlite::Result<usize> {
+    db.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+/// Takes the steps that are missing, all of them or none.
+pub fn migrate(db: &mut Connection) -> rusqlite::Result<()> {
+    let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let done = version(&tx)?;
+    for step in MIGRATIONS.iter().skip(done) {
+        tx.execute_batch(step)?;
+    }
+    if done < MIGRATIONS.len() {
+        tx.pragma_update(None, "user_version", MIGRATIONS.len())?;
+    }
+    tx.commit()
+}
+
+/// A database of a newer program is not touched.
+pub fn check(db: &Connection, file: &Path) -> Result<()> {
+    let known = MIGRATIONS.len();
+    match version(db) {
+        Ok(version) if version > known => Err(Error::new(
+            Kind::Failed,
+            format!("{} is of a newer mcloud: its format is {version}, this one knows {known}", file.display()),
+        )
+        .hint("run the newer mcloud again")),
+        Ok(_) => Ok(()),
+        Err(error) => Err(super::broken(error)),
+    }
+}
