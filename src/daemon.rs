@@ -17,7 +17,6 @@ use crate::transport::{Admit, Connection, Identity, Listener, PublicKey};
 
 mod access;
 pub mod client;
-mod config;
 mod home;
 mod http;
 mod invitation;

@@ -64,7 +64,18 @@ fn data_volumes(config: &str, env: Option<&str>) -> Result<Vec<DataVolume>> {
     if config.trim().is_empty() {
         return Ok(Vec::new());
     }
-    crate::daemon::config::data_volumes(config, env)
+    let config = crate::tenant::config::parse(config, env)?;
+    let volumes = config.services.into_iter().flat_map(|service| {
+        let name = service.name;
+        service.data.into_iter().map(move |path| DataVolume { service: name.clone(), path })
+    });
+    let mut unique = Vec::new();
+    for volume in volumes {
+        if !unique.contains(&volume) {
+            unique.push(volume);
+        }
+    }
+    Ok(unique)
 }
 
 /// Forgets a tenant; with `scrub_data` what lies in our home goes, too. A folder given with `--path` is never deleted.
