@@ -4,6 +4,7 @@
 #[path = "../common/common.rs"]
 mod common;
 
+mod engine;
 mod fuzz_smoke;
 mod harness;
 mod sync_bad_input;

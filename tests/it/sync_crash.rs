@@ -268,70 +268,102 @@ fn a_corrupt_index_is_found_said_and_rebuilt() {
     }
 }
 
-/// The names of the fault points in the source, found as a reader would.
 #[cfg(feature = "faults")]
-fn fault_points() -> Vec<String> {
-    let mut names = Vec::new();
-    for path in walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
-        if path.extension().is_some_and(|end| end == "rs") {
-            let text = fs::read_to_string(&path).unwrap();
-            for part in text.split("fail_point!(").skip(1) {
-                if let Some(name) = part.trim_start().strip_prefix('"').and_then(|rest| rest.split('"').next()) {
-                    names.push(name.to_owned());
+mod faults {
+    use super::*;
+    use crate::common::engine::{Engine, forced};
+
+    /// The names of the fault points in the source, found as a reader would.
+    fn fault_points() -> Vec<String> {
+        let mut names = Vec::new();
+        for path in walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
+            if path.extension().is_some_and(|end| end == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                for part in text.split("fail_point!(").skip(1) {
+                    if let Some(name) = part.trim_start().strip_prefix('"').and_then(|rest| rest.split('"').next()) {
+                        names.push(name.to_owned());
+                    }
                 }
             }
         }
+        names.sort();
+        names.dedup();
+        assert!(!names.is_empty(), "no fault points");
+        names
     }
-    names.sort();
-    names.dedup();
-    assert!(names.len() >= 5, "hardly any fault points: {names:?}");
-    names
-}
 
-#[cfg(feature = "faults")]
-#[test]
-fn at_every_fault_point_a_crash_leaves_old_or_new_files_and_the_next_sync_is_equal() {
-    for name in fault_points() {
-        // `panic` ends the process there (the profile's abort or not: it does not go on); `return` is an error on the way.
-        for (action, times) in [("panic", 1), ("return", 1), ("3*off->panic", 1)] {
-            let dir = scratch();
-            let (source, target) = (dir.path().join("source"), dir.path().join("target"));
-            let client = Client::new(&dir.path().join("client"));
-            version(&source, 1);
-            client.sync(&source, &target, &[]).ok().proves();
-            version(&source, 2);
-            let hurt = client.clone().var("FAILPOINTS", &format!("{name}={action}"));
-            for _ in 0..times {
+    /// The first time the point is reached, and some later ones.
+    fn moments(rng: &mut Rng) -> Vec<String> {
+        ["", "1*off->", "3*off->"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain((0..2).map(|_| format!("{}*off->", rng.within(4, 90))))
+            .collect()
+    }
+
+    #[test]
+    fn a_crash_at_any_fault_point_leaves_old_or_new_files_and_the_next_sync_is_equal() {
+        let seed = *seeds(0).last().unwrap();
+        println!("seed {seed} (MCLOUD_SEED={seed} repeats it)");
+        let mut rng = Rng::new(seed);
+        let mut crashed = 0;
+        for name in fault_points() {
+            for moment in moments(&mut rng) {
+                let dir = scratch();
+                let (source, target) = (dir.path().join("source"), dir.path().join("target"));
+                let client = Client::new(&dir.path().join("client"));
+                version(&source, 1);
+                client.sync(&source, &target, &[]).ok().proves();
+                version(&source, 2);
+                let hurt = client.clone().var("FAILPOINTS", &format!("{name}={moment}panic"));
                 let outcome = hurt.sync(&source, &target, &["--force"]);
-                let context = format!("{name}={action}\n{outcome}");
+                let context = format!("{name}={moment}panic\n{outcome}");
+                crashed += u32::from(outcome.status.code() != Some(0));
                 nothing_is_torn(&target, &context);
                 if outcome.status.code() == Some(0) {
                     assert_equal(&source, &target, &context);
                 }
+                client.sync(&source, &target, &["--force"]).ok().proves();
+                assert_equal(&source, &target, &format!("after {context}"));
             }
-            client.sync(&source, &target, &["--force"]).ok().proves();
-            assert_equal(&source, &target, &format!("after {name}={action}"));
         }
+        assert!(crashed > 2, "hardly any fault point was reached");
     }
-}
 
-#[cfg(feature = "faults")]
-#[test]
-fn a_fault_before_the_log_is_complete_leaves_the_old_tree() {
-    // An error (not a crash) that ends a sync with exit 1 promises that nothing is half done.
-    for name in fault_points() {
-        let dir = scratch();
-        let (source, target) = (dir.path().join("source"), dir.path().join("target"));
-        let client = Client::new(&dir.path().join("client"));
-        version(&source, 1);
-        client.sync(&source, &target, &[]).ok().proves();
-        let (old, before) = (dir.path().join("old"), likeness(&target));
-        fs::rename(&source, &old).unwrap();
-        version(&source, 2);
-        let outcome = client.clone().var("FAILPOINTS", &format!("{name}=return")).sync(&source, &target, &["--force"]);
-        if outcome.status.code() == Some(1) {
-            let now = likeness(&target);
-            assert!(now == before || now == likeness(&source), "{name}: half done\n{outcome}");
+    #[test]
+    fn an_error_at_any_fault_point_before_the_commit_leaves_the_old_tree() {
+        let seed = *seeds(0).last().unwrap();
+        println!("seed {seed} (MCLOUD_SEED={seed} repeats it)");
+        let mut rng = Rng::new(seed);
+        let scenario = fail::FailScenario::setup();
+        let mut failed = 0;
+        for name in fault_points() {
+            for moment in moments(&mut rng) {
+                let dir = scratch();
+                let engine = Engine::below(dir.path());
+                version(&engine.source, 1);
+                engine.proves(&forced(), "first");
+                let before = likeness(&engine.target);
+                version(&engine.source, 2);
+                fail::cfg(&name, &format!("{moment}return")).unwrap();
+                let result = engine.sync(&forced());
+                fail::remove(&name);
+                let context = format!("{name}={moment}return: {:?}", result.as_ref().map_err(|error| error.chain()));
+                nothing_is_torn(&engine.target, &context);
+                match result {
+                    Ok(_) => assert_equal(&engine.source, &engine.target, &context),
+                    Err(_) => {
+                        failed += 1;
+                        let after = likeness(&engine.target);
+                        let committing = name.starts_with("commit");
+                        assert!(committing || after == before, "{context}: the old tree is not what it was");
+                    }
+                }
+                engine.proves(&forced(), &format!("after {context}"));
+                assert_equal(&engine.source, &engine.target, &format!("after {context}"));
+            }
         }
+        scenario.teardown();
+        assert!(failed > 2, "hardly any fault point was reached");
     }
 }
