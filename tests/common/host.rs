@@ -164,6 +164,11 @@ impl Running {
         }
     }
 
+    /// Peak resident memory so far, bytes; 0 once it has ended.
+    pub fn peak_memory(&self) -> u64 {
+        peak_memory(self.child.id()).unwrap_or(0)
+    }
+
     pub fn finish(mut self) -> Outcome {
         let began = Instant::now();
         let status = loop {
@@ -381,9 +386,7 @@ impl Daemon {
 
     /// Peak resident memory so far, bytes.
     pub fn peak_memory(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a process");
-        let line = status.lines().find(|line| line.starts_with("VmHWM")).expect("a peak");
-        line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1024
+        peak_memory(self.child.id()).expect("a process")
     }
 
     pub fn log(&self) -> String {
@@ -398,6 +401,12 @@ impl Drop for Daemon {
         }
         self.kill();
     }
+}
+
+fn peak_memory(process: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }
 
 /// A daemon, a tenant of it whose root volume is a folder that the test can see, and its admin.
