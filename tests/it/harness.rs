@@ -172,3 +172,36 @@ fn the_oracle_catches_each_sort_of_difference() {
         assert!(found.iter().any(|line| !line.starts_with("rsync")), "only rsync sees {what}: {found:?}");
     }
 }
+
+#[test]
+fn a_bad_disk_changes_bytes_and_no_stat() {
+    use std::os::unix::fs::MetadataExt;
+    let disk = crate::common::disks::Disk::new("ext4", 32);
+    let bytes = Rng::new(3).bytes(8192);
+    let path = disk.root.join("file");
+    fs::write(&path, &bytes).unwrap();
+    let before = path.metadata().unwrap();
+    disk.flip(&bytes);
+    let after = path.metadata().unwrap();
+    assert_eq!((before.ino(), before.ctime_nsec(), before.len()), (after.ino(), after.ctime_nsec(), after.len()));
+    assert_ne!(fs::read(&path).unwrap(), bytes);
+}
+
+#[test]
+fn hosts_reach_each_other_until_a_cable_is_pulled() {
+    let net = crate::common::nets::Net::new(2);
+    // A datagram to a closed port comes back as a refusal (ICMP), which tells that it arrived.
+    let reaches = || {
+        let script = "exec 3<>/dev/udp/10.77.0.2/9; echo a >&3; sleep 0.2; echo b >&3";
+        let out = Command::new("ip").args(["netns", "exec", &net.host(1), "bash", "-c", script]).output().unwrap();
+        String::from_utf8_lossy(&out.stderr).contains("refused")
+    };
+    let before = net.bytes(2);
+    assert!(reaches());
+    assert!(net.bytes(2) > before);
+    net.cable(2, false);
+    assert!(!reaches());
+    net.cable(2, true);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(reaches());
+}
