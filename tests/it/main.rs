@@ -7,6 +7,7 @@ mod common;
 mod engine;
 mod fuzz_smoke;
 mod harness;
+mod ignore_rules;
 mod sync_bad_input;
 mod sync_counts;
 mod sync_crash;
