@@ -1,22 +1,31 @@
 //! Making the tree there equal to the tree here.
 //!
 //! [`serve`] is a live directory as a source, [`run`] makes a live directory equal to whatever is at the other end of
-//! its link. Both block; each wants a thread of its own.
+//! its link. Both block; each wants a thread of its own. [`local`] is both of them on one machine.
 
+mod commit;
+mod compare;
+mod delta;
 mod halt;
+mod moves;
 pub mod pace;
+mod place;
+mod plan;
+mod receive;
 mod source;
+mod redo;
 mod stage;
+mod target;
 
 pub use source::serve;
+pub use target::{recover, run};
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::model::sync::{Event, Plan, Report, SyncOptions};
-use crate::model::{Error, Result};
-use crate::tree::link::TargetEnd;
+use crate::model::{Error, Kind, Result};
 
 /// A live directory: where it is, and where what is remembered of it is kept.
 #[derive(Clone, Debug)]
@@ -45,16 +54,54 @@ pub trait Observer: Send + Sync {
 /// Tells a running sync to stop. It stops at the next safe place and leaves the target as it was.
 pub type Cancel = Arc<AtomicBool>;
 
-/// Makes `dir` equal to the source at the other end of `link`.
-///
-/// The report's bytes on the wire are zero; whoever owns the wire fills them in.
-pub fn run(
-    dir: &LiveDir,
-    link: TargetEnd,
+/// Makes one folder of this machine equal to another: both ends in this process, no network between them.
+pub fn local(
+    source: &LiveDir,
+    target: &LiveDir,
     options: &SyncOptions,
     observer: Arc<dyn Observer>,
     cancel: Cancel,
 ) -> Result<Report> {
-    let _ = (dir, link, options, observer, cancel);
-    Err(Error::failed("not built yet"))
+    refuse_nested(source, target)?;
+    let shares = shares_blocks(&source.root, &target.root);
+    let (target_end, source_end) = crate::tree::link::pair();
+    std::thread::scope(|scope| {
+        let serving = scope.spawn(|| serve(source, source_end));
+        let outcome = target::run_beside(target, target_end, options, observer, cancel, shares);
+        // What the source has to say it has told the target, too.
+        let _ = serving.join();
+        outcome
+    })
+}
+
+/// A tree cannot be copied into itself, nor over one that holds it.
+fn refuse_nested(source: &LiveDir, target: &LiveDir) -> Result<()> {
+    let real = |path: &PathBuf| {
+        let parent = path.parent().and_then(|parent| parent.canonicalize().ok());
+        path.canonicalize().ok().or_else(|| Some(parent?.join(path.file_name()?))).unwrap_or_else(|| path.clone())
+    };
+    let (from, to) = (real(&source.root), real(&target.root));
+    if from.starts_with(&to) || to.starts_with(&from) {
+        let (inner, outer) = if to.starts_with(&from) { ("target", "source") } else { ("source", "target") };
+        return Err(Error::new(Kind::Refused, format!("the {inner} is inside the {outer}: {} and {}", source.label, target.label))
+            .hint("choose a folder outside of it; nothing overrides this"));
+    }
+    Ok(())
+}
+
+/// Whether files can be copied between two folders without copying their blocks: then there is nothing to gain from
+/// passing their content through.
+fn shares_blocks(source: &Path, target: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    /// Magic numbers of xfs and btrfs (linux/magic.h).
+    const SHARING: [u64; 2] = [0x5846_5342, 0x9123_683e];
+    let target = if target.exists() { target } else { target.parent().unwrap_or(target) };
+    let device = |path: &Path| std::fs::metadata(path).map(|meta| meta.dev()).ok();
+    let kind = rustix::fs::statfs(source).map(|stat| stat.f_type as u64);
+    device(source).is_some() && device(source) == device(target) && kind.is_ok_and(|kind| SHARING.contains(&kind))
+}
+
+/// The error of a sync that was told to stop.
+fn cancelled() -> Error {
+    Error::new(Kind::Cancelled, "stopped before anything was changed").hint("run it again to go on; what was received is kept")
 }

@@ -25,7 +25,7 @@ use crate::tree::node::{ListBuilder, ListKind, chunk_leaves};
 use crate::tree::read;
 use crate::tree::records::{Found, ListWriter, Records, Row};
 use crate::tree::scan::{Counters, Findings, Scan, keep_list, threads};
-use crate::tree::view::{Item, State, View, join};
+use crate::tree::view::{Item, Print, State, View, join};
 
 /// Content in one batch, about.
 const BATCH_BYTES: u64 = 1 << 20;
@@ -188,14 +188,13 @@ fn scan(
     for left_out in findings.left_out {
         tell(&link.tell, Tell::LeftOut(left_out))?;
     }
-    let root_name = match open.fresh && !findings.unread.is_empty() {
-        true => Name::UNKNOWN,
-        false => view.seal().map_err(|cause| index_error(&cause))?,
-    };
-    if root_name.is_known() {
+    if !open.fresh || findings.unread.is_empty() {
+        view.seal().map_err(|cause| index_error(&cause))?;
         save(&view, rows, filter);
     }
-    tell(&link.tell, Tell::Scanned { root: root_name, entries: view.entries, bytes: view.bytes })?;
+    let mut top = Vec::new();
+    view.root.entry.encode(&mut top);
+    tell(&link.tell, Tell::Scanned { top: top.into(), entries: view.entries, bytes: view.bytes })?;
     Ok(Arc::new(Source {
         label: dir.label.clone(),
         root,
@@ -328,7 +327,19 @@ impl Source {
             list.push_entry(&entry);
         }
         list.finish();
-        tell(&self.tell, Tell::Listing { dir, first_child, nodes })
+        let mut nodes = nodes.into_iter().peekable();
+        loop {
+            let (mut part, mut size) = (Vec::new(), 0);
+            while let Some(node) = nodes.next_if(|_| size < BATCH_BYTES) {
+                size += if let ListingNode::Raw(bytes) = &node { bytes.len() as u64 } else { 16 };
+                part.push(node);
+            }
+            let more = nodes.peek().is_some();
+            tell(&self.tell, Tell::Listing { dir, first_child, nodes: part, more })?;
+            if !more {
+                return Ok(());
+            }
+        }
     }
 
     fn fetch(self: &Arc<Source>, dir: u32, entries: &[u32], jobs: &crossbeam_channel::Sender<Job>) -> Result<(), Stop> {
@@ -733,14 +744,18 @@ impl std::fmt::Debug for Local {
 }
 
 impl LocalFiles for Local {
-    fn open(&self, dir: u32, entry: u32) -> Option<std::fs::File> {
+    fn open(&self, dir: u32, entry: u32) -> Option<(std::fs::File, Print, Vec<ChunkRef>)> {
         let source = read_lock(&self.view).as_ref()?.upgrade()?;
         let items = source.items(dir).ok()?;
         let item = items.get(entry as usize)?;
         let path = read_lock(&source.view).path(dir);
         let file = self.root.open_beneath(&path).ok()?.read(&item.entry.name).ok()?;
         let stat = crate::sys::meta::stat_file(&file).ok()?;
-        read::is_as_printed(&stat, item).then_some(file)
+        if !read::is_as_printed(&stat, item) || !item.list.is_some() {
+            return None;
+        }
+        let chunks = read_lock(&source.view).records.all_chunks(item.list).ok()?;
+        Some((file, item.print, chunks))
     }
 }
 

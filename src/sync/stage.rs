@@ -6,7 +6,6 @@ use std::fs::File;
 use std::io::{ErrorKind, Result};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::sys::dir::Dir;
@@ -21,7 +20,7 @@ const TRASH: &[u8] = b"trash";
 /// What earlier tries staged and did not commit.
 const SALVAGE: &[u8] = b"salvage";
 /// The redo log: under this name it is complete.
-pub const LOG: &[u8] = b"log";
+const LOG: &[u8] = b"log";
 const LOG_DRAFT: &[u8] = b"log.draft";
 
 pub struct Stage {
@@ -135,34 +134,44 @@ impl Stage {
         format!("trash/{}", self.next_trash.fetch_add(1, Ordering::Relaxed)).into_bytes()
     }
 
-    /// Writes the redo log whole and durable, then gives it its name: from there on the commit happens.
-    pub fn write_log(&self, bytes: &[u8]) -> Result<()> {
+    /// A new, empty redo log, not yet in force.
+    pub fn draft_log(&self) -> Result<File> {
         self.dir.remove_all(LOG_DRAFT)?;
-        let mut file = self.dir.create(LOG_DRAFT, 0o600)?;
-        std::io::Write::write_all(&mut file, bytes)?;
-        file.sync_all()?;
+        self.dir.create(LOG_DRAFT, 0o600)
+    }
+
+    /// Puts the draft in force, when it is whole and durable: from here on the commit happens.
+    pub fn enforce_log(&self) -> Result<()> {
         self.dir.rename(LOG_DRAFT, &self.dir, LOG)?;
         self.dir.sync()
     }
 
-    /// The redo log, if a commit was begun.
-    pub fn read_log(&self) -> Result<Option<Vec<u8>>> {
+    /// The redo log in force, if a commit was begun.
+    pub fn log(&self) -> Result<Option<File>> {
         match self.dir.read(LOG) {
-            Ok(mut file) => {
-                let mut bytes = Vec::new();
-                std::io::Read::read_to_end(&mut file, &mut bytes)?;
-                Ok(Some(bytes))
-            }
+            Ok(file) => Ok(Some(file)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Opens a staged file.
-    pub fn open_slot(&self, slot: u64) -> Result<File> {
-        let path = Stage::slot_path(slot);
-        let (folder, name) = crate::sys::dir::split_last(&path);
-        self.dir.open_beneath(folder)?.read(name)
+    /// The commit is done: the log has no force any more.
+    pub fn end_log(&self) -> Result<()> {
+        self.dir.remove_file(LOG)?;
+        self.dir.sync()
+    }
+
+    /// Removes the stage if nothing in it is worth keeping for another try.
+    pub fn tidy(self) -> Result<()> {
+        let is_bare = |part: &[u8]| match self.dir.open_beneath(part) {
+            Ok(dir) => dir.is_empty(),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(error),
+        };
+        if self.log()?.is_none() && is_bare(NEW)? && is_bare(FILES)? && is_bare(SALVAGE)? {
+            self.remove()?;
+        }
+        Ok(())
     }
 
     /// Forgets all that is staged, and the stage itself.
@@ -205,6 +214,3 @@ fn is_writable(folder: &Path) -> bool {
     use rustix::fs::{Access, AtFlags, CWD};
     rustix::fs::accessat(CWD, folder, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS).is_ok()
 }
-
-/// A stage shared by the threads that fill it.
-pub type SharedStage = Arc<Stage>;

@@ -57,6 +57,23 @@ pub fn next_data(file: &File, offset: u64) -> Result<Option<u64>> {
     }
 }
 
+/// Copies just the data in a range, leaving holes as they are. Where `from` became shorter, less is copied.
+pub fn copy_data(from: &File, from_at: u64, to: &File, to_at: u64, len: u64) -> Result<()> {
+    let end = from_at + len;
+    let mut at = from_at;
+    while at < end
+        && let Some(data) = next_data(from, at)?.filter(|data| *data < end)
+    {
+        let stop = rustix::fs::seek(from, SeekFrom::Hole(data)).unwrap_or(end).clamp(data + 1, end);
+        match copy_range(from, data, to, to_at + (data - from_at), stop - data) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(()),
+            other => other?,
+        }
+        at = stop;
+    }
+    Ok(())
+}
+
 /// Size of the blocks in which holes are looked for.
 const HOLE: usize = 4096;
 

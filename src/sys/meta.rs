@@ -236,3 +236,8 @@ pub fn has_holes(stat: &rustix::fs::Stat) -> bool {
 pub fn stat_file(file: &File) -> Result<rustix::fs::Stat> {
     Ok(rustix::fs::fstat(file)?)
 }
+
+/// Sets just the time of last modification.
+pub fn set_time(file: impl AsFd, mtime: Time) -> Result<()> {
+    Ok(rustix::fs::futimens(file, &times(mtime))?)
+}

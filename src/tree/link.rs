@@ -14,6 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::view::Print;
 use crate::model::name::Short;
 use crate::model::{Error, Name, sync::LeftOut};
 
@@ -74,11 +75,13 @@ pub enum Tell {
     },
     /// From time to time during the scan.
     Scanning { files: u64, bytes_read: u64 },
-    /// The scan is done. `root` is known unless the open was `fresh` and something would have had to be read.
-    Scanned { root: Name, entries: u64, bytes: u64 },
+    /// The scan is done. `top` is the canonical encoding of the root directory as an entry without a name; its content is
+    /// known unless the open was `fresh` and something would have had to be read.
+    Scanned { top: Bytes, entries: u64, bytes: u64 },
     /// An entry that the source cannot give. It is in no listing, and the target leaves its own alone.
     LeftOut(LeftOut),
-    Listing { dir: u32, first_child: u32, nodes: Vec<ListingNode> },
+    /// A part of a directory's list; `more` follow with the same numbers.
+    Listing { dir: u32, first_child: u32, nodes: Vec<ListingNode>, more: bool },
     /// Whole small files. `data` is their contents one behind the other.
     Files { items: Vec<FileItem>, data: Bytes },
     /// Consecutive chunks of a big file; `data` is as long as they are together.
@@ -159,8 +162,9 @@ pub enum SentRange {
 
 /// Opens a source's files without a copy in between.
 pub trait LocalFiles: Send + Sync + std::fmt::Debug {
-    /// The regular file `entry` of `dir`, opened for reading, if it still is what the listing said.
-    fn open(&self, dir: u32, entry: u32) -> Option<std::fs::File>;
+    /// The regular file `entry` of `dir`, opened for reading, if it still is what the listing said; with the fingerprint by
+    /// which to see that it stays so, and its chunks.
+    fn open(&self, dir: u32, entry: u32) -> Option<(std::fs::File, Print, Vec<ChunkRef>)>;
 }
 
 /// The end that the target holds.

@@ -86,11 +86,12 @@ pub fn tell_out(tell: Tell) -> (proto::Tell, Vec<Bytes>) {
             tell::What::Opened(true)
         }
         Tell::Scanning { files, bytes_read } => tell::What::Scanning(proto::Scanning { files, bytes_read }),
-        Tell::Scanned { root, entries, bytes } => {
-            tell::What::Scanned(proto::TellScanned { root: sync::name_out(Some(root)), entries, bytes })
+        Tell::Scanned { top, entries, bytes } => {
+            carry(top);
+            tell::What::Scanned(proto::TellScanned { entries, bytes })
         }
         Tell::LeftOut(left) => tell::What::LeftOut(sync::left_out_out(left)),
-        Tell::Listing { dir, first_child, nodes } => {
+        Tell::Listing { dir, first_child, nodes, more } => {
             let node_out = |node| proto::ListingNode {
                 what: Some(match node {
                     ListingNode::Have(short) => listing_node::What::Have(Bytes::copy_from_slice(&short.0)),
@@ -104,6 +105,7 @@ pub fn tell_out(tell: Tell) -> (proto::Tell, Vec<Bytes>) {
             tell::What::Listing(proto::TellListing {
                 dir,
                 first_child,
+                more,
                 nodes: nodes.into_iter().map(node_out).collect(),
             })
         }
@@ -159,7 +161,7 @@ pub fn tell_in(message: proto::Tell, mut payload: Bytes) -> Result<Tell> {
         tell::What::Opened(_) => Tell::Opened { rules: payload.to_vec(), local: None },
         tell::What::Scanning(scanning) => Tell::Scanning { files: scanning.files, bytes_read: scanning.bytes_read },
         tell::What::Scanned(scanned) => {
-            Tell::Scanned { root: known_or_not(&scanned.root)?, entries: scanned.entries, bytes: scanned.bytes }
+            Tell::Scanned { top: payload, entries: scanned.entries, bytes: scanned.bytes }
         }
         tell::What::LeftOut(left) => Tell::LeftOut(sync::left_out_in(left)),
         tell::What::Listing(listing) => {
@@ -175,7 +177,7 @@ pub fn tell_in(message: proto::Tell, mut payload: Bytes) -> Result<Tell> {
                 })
             };
             let nodes = listing.nodes.into_iter().map(node_in).collect::<Result<_>>()?;
-            Tell::Listing { dir: listing.dir, first_child: listing.first_child, nodes }
+            Tell::Listing { dir: listing.dir, first_child: listing.first_child, nodes, more: listing.more }
         }
         tell::What::Files(files) => {
             Tell::Files { items: files.items.into_iter().map(item_in).collect::<Result<_>>()?, data: payload }
@@ -388,10 +390,10 @@ mod tests {
         prop_oneof![
             bytes(50).prop_map(|rules| Tell::Opened { rules: rules.to_vec(), local: None }),
             any::<(u64, u64)>().prop_map(|(files, bytes_read)| Tell::Scanning { files, bytes_read }),
-            (name(), any::<(u64, u64)>()).prop_map(|(root, (entries, bytes))| Tell::Scanned { root, entries, bytes }),
+            (bytes(50), any::<(u64, u64)>()).prop_map(|(top, (entries, bytes))| Tell::Scanned { top, entries, bytes }),
             (bytes(9), ".{0,9}").prop_map(|(path, reason)| Tell::LeftOut(LeftOut { path: path.to_vec(), reason })),
-            (any::<(u32, u32)>(), prop::collection::vec(listing_node, 0..4))
-                .prop_map(|((dir, first_child), nodes)| Tell::Listing { dir, first_child, nodes }),
+            (any::<(u32, u32, bool)>(), prop::collection::vec(listing_node, 0..4))
+                .prop_map(|((dir, first_child, more), nodes)| Tell::Listing { dir, first_child, nodes, more }),
             (prop::collection::vec(item(), 0..4), bytes(99)).prop_map(|(items, data)| Tell::Files { items, data }),
             (any::<(u32, u32, u64)>(), chunks(), bytes(99))
                 .prop_map(|((dir, entry, offset), chunks, data)| { Tell::Part { dir, entry, offset, chunks, data } }),

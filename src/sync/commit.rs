@@ -1,0 +1,404 @@
+//! From what is staged to what is there: the changes are written down ([`redo`]), made, and looked at.
+
+use std::collections::{HashMap, HashSet};
+
+use super::compare::{How, NONE, Source, Want};
+use super::plan::child_at;
+use super::receive::{Site, is_implied, stage_path, staging};
+use super::redo::{self, Op};
+use super::source::index_error;
+use super::stage::Stage;
+use super::{place, receive};
+use crate::model::sync::LeftOut;
+use crate::model::{Error, Result};
+use crate::sys::clock;
+use crate::sys::dir::Dir;
+use crate::tree::entry::{Entry, EntryKind, Meta};
+use crate::tree::read::{is_as_printed, kind_of, take_stat};
+use crate::tree::view::{Item, State, View, join};
+
+/// Gives new directories their metadata while they are still staged.
+pub fn dress_new(site: &Site<'_>, want: &Want) -> Result<Vec<LeftOut>> {
+    let mut left_out = Vec::new();
+    // A directory's entry stands in its parent's record; parents are visited once for all their children.
+    for parent in 0..want.view.dirs.len() as u32 {
+        let new: Vec<u32> = super::compare::children(&want.view, parent)
+            .filter(|&child| want.dirs[child as usize].how == How::New)
+            .collect();
+        if new.is_empty() {
+            continue;
+        }
+        let items = want.view.items(parent).map_err(|cause| index_error(&cause))?;
+        for child in new {
+            let name = &want.view.dirs[child as usize].name;
+            let Some(item) = items.iter().find(|item| item.entry.name == *name) else { continue };
+            dress_one(site, want, child, &item.entry, &mut left_out)?;
+        }
+    }
+    if want.dirs[0].how == How::New {
+        dress_one(site, want, 0, &want.view.root.entry, &mut left_out)?;
+    }
+    Ok(left_out)
+}
+
+fn dress_one(site: &Site<'_>, want: &Want, dir: u32, entry: &Entry, left_out: &mut Vec<LeftOut>) -> Result<()> {
+    let path = want.view.path(dir);
+    let failed = |cause| staging(&path, cause);
+    let staged = site.stage.dir.open_beneath(&stage_path(want, dir)).map_err(failed)?;
+    let entry = shown_entry(site, &path, entry);
+    let refusals = place::dress(&staged, &entry, false).map_err(failed)?;
+    left_out.extend(refusals.into_iter().map(|reason| LeftOut { path: path.clone(), reason }));
+    Ok(())
+}
+
+/// A directory that is only there for what is asked for below it is made as any new folder is.
+fn shown_entry(site: &Site<'_>, path: &[u8], entry: &Entry) -> Entry {
+    let mut entry = entry.clone();
+    if is_implied(site.filter, path) {
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        entry.meta = Meta { mode: 0o755, uid, gid, mtime: clock::file_clock(), xattrs: Vec::new() };
+    }
+    entry
+}
+
+/// Writes down every change that makes the tree what is wanted. Returns their number.
+pub fn write_log(site: &Site<'_>, want: &Want) -> Result<u64> {
+    let failed = |cause| staging(b"the redo log", cause);
+    let log = site.stage.draft_log().and_then(redo::Writer::new).map_err(failed)?;
+    let mut scribe = Scribe { site, want, log, moved: HashMap::new() };
+    scribe.write()?;
+    scribe.log.finish().map_err(failed)
+}
+
+struct Scribe<'a> {
+    site: &'a Site<'a>,
+    want: &'a Want,
+    log: redo::Writer,
+    /// Where moved files wait, by their place in `origins`.
+    moved: HashMap<u64, Vec<u8>>,
+}
+
+impl Scribe<'_> {
+    fn push(&mut self, op: &Op) -> Result<()> {
+        self.log.push(op).map_err(|cause| staging(b"the redo log", cause))
+    }
+
+    fn own_items(&self, dir: u32) -> Result<Vec<Item>> {
+        self.site.own.items(dir).map_err(|cause| index_error(&cause))
+    }
+
+    fn write(&mut self) -> Result<()> {
+        let mut dress: Vec<Op> = Vec::new();
+        let moved_dirs = self.write_moves()?;
+        self.write_removals()?;
+        let mut links: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+        if self.want.dirs[0].how == How::New {
+            self.push(&Op::Attach { from: Stage::new_path(0), path: Vec::new() })?;
+        } else if !self.want.view.root_is_implied() {
+            let entry = Box::new(self.want.view.root.entry.clone());
+            dress.push(Op::Dress { path: Vec::new(), entry });
+        }
+        let pending: HashSet<u32> = self.want.pending.iter().copied().collect();
+        for number in 0..self.want.view.dirs.len() as u32 {
+            let how = self.want.dirs[number as usize].how;
+            if how == How::Same || how == How::Moved {
+                continue;
+            }
+            let parent = self.want.view.dirs[number as usize].parent;
+            let path = self.want.view.path(number);
+            if number != 0 && how == How::New && self.want.dirs[parent as usize].how != How::New {
+                self.push(&Op::Attach { from: Stage::new_path(number), path: path.clone() })?;
+            }
+            if pending.contains(&number) || how == How::Compare {
+                self.write_dir(number, how, &path, &moved_dirs, &mut links, &mut dress)?;
+            }
+        }
+        for (path, first) in links {
+            self.push(&Op::Link { first, path })?;
+        }
+        dress.iter().try_for_each(|op| self.push(op))
+    }
+
+    /// Takes what moves out of its place.
+    fn write_moves(&mut self) -> Result<HashMap<u32, Vec<u8>>> {
+        let moves: HashSet<(u32, u32)> = self.want.moves.iter().copied().collect();
+        for (number, origin) in self.want.origins.iter().enumerate() {
+            let Source::Own { dir, at } = origin.from else { continue };
+            if !moves.contains(&(dir, at)) {
+                continue;
+            }
+            let items = self.own_items(dir)?;
+            let item = &items[at as usize];
+            let to = self.site.stage.new_trash();
+            self.moved.insert(number as u64, to.clone());
+            let path = self.site.own.path_of(dir, &item.entry.name);
+            self.push(&Op::Detach { path, ino: item.print.ino, to })?;
+        }
+        let mut places = HashMap::new();
+        for &(wanted, twin) in &self.want.moved_dirs {
+            let to = self.site.stage.new_trash();
+            let ino = self.site.own.dirs[twin as usize].id.1;
+            self.push(&Op::Detach { path: self.site.own.path(twin), ino, to: to.clone() })?;
+            places.insert(wanted, to);
+        }
+        Ok(places)
+    }
+
+    fn write_removals(&mut self) -> Result<()> {
+        let twins: HashSet<u32> = self.want.moved_dirs.iter().map(|&(_, twin)| twin).collect();
+        for &(dir, at) in &self.want.removed {
+            let items = self.own_items(dir)?;
+            let item = &items[at as usize];
+            if !item.entry.is_dir() {
+                let path = self.site.own.path_of(dir, &item.entry.name);
+                self.push(&Op::Unlink { path, ino: item.print.ino })?;
+                continue;
+            }
+            let child = child_at(self.site.own, dir, &items, at);
+            if !twins.contains(&child) {
+                self.remove_dir(child)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A directory goes whole, unless it holds something that is to be left alone.
+    fn remove_dir(&mut self, dir: u32) -> Result<()> {
+        let node = &self.site.own.dirs[dir as usize];
+        if !node.protected {
+            let to = self.site.stage.new_trash();
+            return self.push(&Op::Detach { path: self.site.own.path(dir), ino: node.id.1, to });
+        }
+        for item in self.own_items(dir)?.iter().filter(|item| !item.entry.is_dir()) {
+            let path = self.site.own.path_of(dir, &item.entry.name);
+            self.push(&Op::Unlink { path, ino: item.print.ino })?;
+        }
+        let below: Vec<u32> = super::compare::children(self.site.own, dir).collect();
+        below.into_iter().try_for_each(|child| self.remove_dir(child))
+    }
+
+    /// Puts the entries of one directory in place.
+    fn write_dir(
+        &mut self,
+        number: u32,
+        how: How,
+        path: &[u8],
+        moved_dirs: &HashMap<u32, Vec<u8>>,
+        links: &mut Vec<(Vec<u8>, Vec<u8>)>,
+        dress: &mut Vec<Op>,
+    ) -> Result<()> {
+        let items = self.want.view.items(number).map_err(|cause| index_error(&cause))?;
+        let mut child = self.want.view.dirs[number as usize].first_child;
+        let mut late = false;
+        for item in &items {
+            let here = join(path, &item.entry.name);
+            let this = child;
+            child += u32::from(item.entry.is_dir());
+            let mut dressed = |entry: &Entry| dress.push(Op::Dress { path: here.clone(), entry: Box::new(entry.clone()) });
+            match item.state {
+                State::Staged => {
+                    self.push(&Op::Attach { from: Stage::slot_path(item.slot), path: here.clone() })?;
+                    self.relink(&here, links)?;
+                }
+                State::Patched => {
+                    let ino = self.own_ino(number, &item.entry.name)?;
+                    self.push(&Op::Patch { from: Stage::slot_path(item.slot), path: here.clone(), ino })?;
+                    dressed(&item.entry);
+                }
+                State::Moved => {
+                    let from = self.moved.get(&item.slot).cloned();
+                    let from = from.ok_or_else(|| Error::failed("a move has lost its start"))?;
+                    self.push(&Op::Attach { from, path: here.clone() })?;
+                    self.relink(&here, links)?;
+                    dressed(&item.entry);
+                    late = true;
+                }
+                State::MovedDir => {
+                    let from = moved_dirs.get(&this).cloned();
+                    let from = from.ok_or_else(|| Error::failed("a move has lost its start"))?;
+                    self.push(&Op::Attach { from, path: here.clone() })?;
+                    dressed(&item.entry);
+                    late = true;
+                }
+                State::Hardlink => {
+                    if let EntryKind::Link { first } = &item.entry.kind {
+                        links.push((here, first.to_vec()));
+                        late = true;
+                    }
+                }
+                State::Touch => dressed(&item.entry),
+                // Its own entries may change, and with them its time.
+                State::Descend if !is_implied(self.site.filter, &here) => dressed(&item.entry),
+                State::Dropped if item.slot == 0 => {
+                    // Gone at the source since the listing: then it goes here, too.
+                    if let Some(ino) = self.own_ino_if_there(number, &item.entry.name)? {
+                        self.push(&Op::Unlink { path: here, ino })?;
+                    }
+                }
+                State::NewDir if !is_implied(self.site.filter, &here) && self.gets_late(this)? => dressed(&item.entry),
+                _ => {}
+            }
+        }
+        if late && how == How::New && number == 0 {
+            dress.push(Op::Dress { path: Vec::new(), entry: Box::new(self.want.view.root.entry.clone()) });
+        }
+        Ok(())
+    }
+
+    /// Whether something is put into this new directory only after it is in place itself, or could not be dressed well
+    /// enough before (only root moves a directory that its owner may not write).
+    fn gets_late(&self, dir: u32) -> Result<bool> {
+        let items = self.want.view.items(dir).map_err(|cause| index_error(&cause))?;
+        Ok(!rustix::process::geteuid().is_root()
+            || items.iter().any(|item| matches!(item.state, State::Moved | State::MovedDir | State::Hardlink)))
+    }
+
+    /// A file that is replaced takes its further names along.
+    fn relink(&self, first: &[u8], links: &mut Vec<(Vec<u8>, Vec<u8>)>) -> Result<()> {
+        for path in self.site.own.links.get(first).into_iter().flatten() {
+            let wanted = find(&self.want.view, path)?;
+            if wanted.is_some_and(|item| matches!(&item.entry.kind, EntryKind::Link { first: other } if **other == *first)) {
+                links.push((path.to_vec(), first.to_vec()));
+            }
+        }
+        Ok(())
+    }
+
+    fn own_ino_if_there(&self, number: u32, name: &[u8]) -> Result<Option<u64>> {
+        match self.want.dirs[number as usize].own {
+            NONE => Ok(None),
+            own => {
+                let items = self.own_items(own)?;
+                Ok(items.iter().find(|item| *item.entry.name == *name).map(|item| item.print.ino))
+            }
+        }
+    }
+
+    fn own_ino(&self, number: u32, name: &[u8]) -> Result<u64> {
+        let ino = self.own_ino_if_there(number, name)?;
+        ino.ok_or_else(|| Error::failed("a file to be changed in place has no place"))
+    }
+}
+
+impl View {
+    fn root_is_implied(&self) -> bool {
+        self.dirs[0].implied
+    }
+}
+
+/// The entry at a path of a view.
+fn find(view: &View, path: &[u8]) -> Result<Option<Item>> {
+    let mut dir = 0;
+    let mut names = path.split(|&byte| byte == b'/').peekable();
+    while let Some(name) = names.next() {
+        let mut items = view.items(dir).map_err(|cause| index_error(&cause))?;
+        let Ok(at) = items.binary_search_by(|item| (*item.entry.name).cmp(name)) else { return Ok(None) };
+        if names.peek().is_none() {
+            return Ok(Some(items.swap_remove(at)));
+        }
+        if !items[at].entry.is_dir() {
+            return Ok(None);
+        }
+        dir = child_at(view, dir, &items, at as u32);
+    }
+    Ok(None)
+}
+
+/// Looks at everything the commit touched: takes over its fingerprints, and notes what is not as it was wanted.
+pub fn look_again(want: &mut Want, root: &Dir, already: &HashSet<Vec<u8>>) -> Result<Vec<LeftOut>> {
+    // Whatever is changed from now on bears a later stamp than what is looked at here.
+    clock::next_tick();
+    let touched: Vec<u32> = (0..want.view.dirs.len() as u32)
+        .filter(|&dir| matches!(want.dirs[dir as usize].how, How::Compare | How::New))
+        .collect();
+    let looked = std::sync::Mutex::new((touched, Vec::new(), Vec::new()));
+    let shown: &Want = want;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..crate::tree::scan::threads())
+            .map(|_| {
+                scope.spawn(|| -> Result<()> {
+                    loop {
+                        let Some(dir) = receive::lock(&looked).0.pop() else { return Ok(()) };
+                        let mut left_out = Vec::new();
+                        let found = look_at_dir(shown, dir, root, already, &mut left_out)?;
+                        let mut held = receive::lock(&looked);
+                        held.1.push((dir, found));
+                        held.2.append(&mut left_out);
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(Error::failed("a thread panicked"))))
+    })?;
+    let (_, found, left_out) = looked.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    for (dir, (id, record)) in found {
+        let node = &mut want.view.dirs[dir as usize];
+        node.id = id;
+        node.record = record;
+        node.dirty = true;
+    }
+    if !want.view.dirs[0].implied {
+        let stat = root.stat_self().map_err(|cause| staging(b"the root", cause))?;
+        let mut item = want.view.root.clone();
+        take_stat(&stat, &mut item);
+        want.view.root = item;
+    }
+    Ok(left_out)
+}
+
+#[expect(clippy::type_complexity, reason = "device and inode, and the record")]
+fn look_at_dir(
+    want: &Want,
+    dir: u32,
+    root: &Dir,
+    already: &HashSet<Vec<u8>>,
+    left_out: &mut Vec<LeftOut>,
+) -> Result<((u64, u64), crate::tree::records::Ptr)> {
+    let path = want.view.path(dir);
+    let failed = |cause| staging(&path, cause);
+    let mut items = want.view.items(dir).map_err(|cause| index_error(&cause))?;
+    let Ok(open) = root.open_beneath(&path) else {
+        // It went while the commit ran. The index must not claim to know it.
+        items.iter_mut().for_each(|item| item.print = Default::default());
+        let record = want.view.records.append(&crate::tree::view::encode_items(&items)).map_err(|cause| index_error(&cause))?;
+        return Ok(((0, 0), record));
+    };
+    let own = open.stat_self().map_err(failed)?;
+    let implied = want.view.dirs[dir as usize].implied;
+    for item in items.iter_mut().filter(|item| item.state != State::Dropped) {
+        if item.state == State::Keep && !item.entry.is_dir() {
+            continue;
+        }
+        let here = join(&path, &item.entry.name);
+        let state = std::mem::take(&mut item.state);
+        item.slot = 0;
+        let Some(stat) = open.stat_if_there(&item.entry.name).map_err(failed)? else {
+            if !already.contains(&here) {
+                left_out.push(LeftOut { path: here, reason: "it was removed by somebody else during the sync".into() });
+            }
+            item.state = State::Dropped;
+            continue;
+        };
+        let wanted = item.entry.clone();
+        let is_file = matches!(item.entry.kind, EntryKind::File { .. });
+        if !matches!(item.entry.kind, EntryKind::Link { .. }) && !(implied && item.entry.is_dir() && state == State::Descend) {
+            let implied_dir = item.entry.is_dir() && item.entry.meta == Meta::default();
+            take_stat(&stat, item);
+            if implied_dir {
+                item.entry.meta = Meta::default();
+            }
+        } else {
+            item.print = crate::tree::view::Print { ino: stat.st_ino, ctime: crate::sys::meta::stamps(&stat).1, trusted: false };
+        }
+        let same_kind = kind_of(&stat).is_some_and(|kind| kind.is_like(&wanted.kind) || matches!(wanted.kind, EntryKind::Link { .. }));
+        item.print.trusted = same_kind && (!is_file || is_as_printed(&stat, item));
+        if matches!(wanted.kind, EntryKind::Symlink { .. }) {
+            item.entry.meta.mode = wanted.meta.mode;
+        }
+        if (!same_kind || item.entry.meta != wanted.meta) && !already.contains(&here) && !item.entry.is_dir() {
+            left_out.push(LeftOut { path: here, reason: "its metadata could not be kept by the target's file system".into() });
+        }
+    }
+    let record = want.view.records.append(&crate::tree::view::encode_items(&items)).map_err(|cause| index_error(&cause))?;
+    Ok(((own.st_dev, own.st_ino), record))
+}

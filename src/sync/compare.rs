@@ -1,0 +1,512 @@
+//! What is wanted, beside what is: walks the source's listings down from the root, wherever they differ from the
+//! target's own tree, and writes down for each entry what has to become of it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::source::index_error;
+use crate::model::name::Short;
+use crate::model::sync::LeftOut;
+use crate::model::{Error, Kind, Name, Result};
+use crate::tree::entry::{Entry, EntryKind};
+use crate::tree::filter::{Filter, Stand};
+use crate::tree::link::{Ask, ListingNode, Tell};
+use crate::tree::node::{ListBuilder, ListKind, decode_entries};
+use crate::tree::view::{DirNode, Item, Print, State, View, join};
+
+/// No directory.
+pub const NONE: u32 = u32::MAX;
+
+/// The target as it is to become.
+pub struct Want {
+    pub view: View,
+    /// Beside each directory of `view`.
+    pub dirs: Vec<WantDir>,
+    /// Directories of which some entry needs work, ascending.
+    pub pending: Vec<u32>,
+    /// Where items in state `Moved` or `Local` come from; an item's slot is its place in here.
+    pub origins: Vec<Origin>,
+    /// Own entries that go, as directory and position; whole directories by their entry in the parent.
+    pub removed: Vec<(u32, u32)>,
+    /// Own files that are moved on their own, as directory and position.
+    pub moves: Vec<(u32, u32)>,
+    /// Directories that are moved whole: wanted and own directory.
+    pub moved_dirs: Vec<(u32, u32)>,
+    /// Directories that stand in the target with the very content wanted elsewhere: wanted and own directory.
+    pub mirrors: Vec<(u32, u32)>,
+    /// Something of the target's own stays although the source lacks it.
+    pub keeps_extra: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct WantDir {
+    /// The source's number, or `NONE`.
+    pub src: u32,
+    /// The own directory at the same path, or `NONE`.
+    pub own: u32,
+    pub how: How,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum How {
+    /// As it is, with all below.
+    Same,
+    /// There, with other entries or metadata.
+    Compare,
+    /// To be made.
+    New,
+    /// Comes as it is from another place in the own tree, with all below.
+    Moved,
+}
+
+/// Where an item in state `Moved` or `Local` comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    pub from: Source,
+    /// Its number in the source's listing, should it have to be fetched after all; `NONE` if it has none.
+    pub src_entry: u32,
+}
+
+/// Where in the target's reach a file is that is wanted elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    Own { dir: u32, at: u32 },
+    Salvage { dir: u32, at: u32 },
+}
+
+impl Want {
+    /// The own files that move on their own, as directory and position.
+    pub fn moved_files(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        self.moves.iter().copied()
+    }
+}
+
+/// A sender and receiver of the link with what the target remembers of it.
+pub struct Talk<'a> {
+    pub ask: &'a mpsc::UnboundedSender<Ask>,
+    pub tell: &'a mut mpsc::Receiver<Tell>,
+    /// Hears of everything that is not an answer.
+    pub aside: &'a mut dyn FnMut(Aside),
+}
+
+/// What a source says on the side.
+pub enum Aside {
+    Scanning { files: u64, bytes_read: u64 },
+    LeftOut(LeftOut),
+    Note(String),
+}
+
+impl Talk<'_> {
+    pub fn ask(&self, ask: Ask) -> Result<()> {
+        self.ask.send(ask).map_err(|_| gone())
+    }
+
+    /// The next answer.
+    pub fn next(&mut self) -> Result<Tell> {
+        loop {
+            match self.tell.blocking_recv().ok_or_else(gone)? {
+                Tell::Scanning { files, bytes_read } => (self.aside)(Aside::Scanning { files, bytes_read }),
+                Tell::LeftOut(left_out) => (self.aside)(Aside::LeftOut(left_out)),
+                Tell::Note(note) => (self.aside)(Aside::Note(note)),
+                Tell::Failed(error) => return Err(error),
+                answer => return Ok(answer),
+            }
+        }
+    }
+}
+
+/// The source went away without a word.
+pub fn gone() -> Error {
+    Error::new(Kind::Unreachable, "the source went away in the middle of the sync")
+        .hint("run it again: what has been received is kept, only the rest is sent")
+}
+
+/// The source said something that makes no sense.
+pub fn nonsense(what: &str) -> Error {
+    Error::new(Kind::Corrupt, format!("the source sent {what}")).hint("run the sync again; if it happens again, update both ends")
+}
+
+/// A directory of which the listing is awaited.
+struct Awaited {
+    want: u32,
+    /// What its entry said its content is; unknown if the source did not know yet.
+    content: Name,
+    /// The parts told so far.
+    nodes: Vec<ListingNode>,
+}
+
+/// Compares and returns what is wanted.
+///
+/// `unreadable`: paths the source could not give; the target's own entries there are left alone.
+pub fn compare(
+    own: &View,
+    root: &Entry,
+    talk: &mut Talk<'_>,
+    no_remove: bool,
+    filter: &Filter,
+    unreadable: &HashSet<Vec<u8>>,
+) -> Result<Want> {
+    let mut walk = Walk {
+        own,
+        no_remove,
+        filter,
+        unreadable,
+        by_content: HashMap::new(),
+        want: Want {
+            view: View {
+                records: Arc::clone(&own.records),
+                root: Item::new(root.clone(), Print::default()),
+                dirs: vec![new_node(0, b"", own.dirs[0].implied)],
+                links: HashMap::new(),
+                entries: 0,
+                bytes: 0,
+            },
+            dirs: vec![WantDir { src: 0, own: 0, how: How::Compare }],
+            pending: Vec::new(),
+            origins: Vec::new(),
+            removed: Vec::new(),
+            moves: Vec::new(),
+            moved_dirs: Vec::new(),
+            mirrors: Vec::new(),
+            keeps_extra: false,
+        },
+        awaited: HashMap::new(),
+    };
+    for (number, dir) in own.dirs.iter().enumerate().skip(1) {
+        if dir.content.is_known() && dir.content != empty_listing() && !dir.protected {
+            walk.by_content.entry(dir.content).or_insert(number as u32);
+        }
+    }
+    let content = root.content().unwrap_or(Name::UNKNOWN);
+    if content.is_known() && content == own.dirs[0].content {
+        walk.import(0, 0, How::Same)?;
+    } else {
+        walk.expect(0, content, talk)?;
+    }
+    while !walk.awaited.is_empty() {
+        match talk.next()? {
+            Tell::Listing { dir, first_child, nodes, more } => walk.listing(dir, first_child, nodes, more, talk)?,
+            _ => return Err(nonsense("something else than the listing it was asked for")),
+        }
+    }
+    walk.want.pending.sort_unstable();
+    walk.want.pending.dedup();
+    Ok(walk.want)
+}
+
+struct Walk<'a> {
+    own: &'a View,
+    no_remove: bool,
+    filter: &'a Filter,
+    unreadable: &'a HashSet<Vec<u8>>,
+    /// Own directories that could be moved whole, by their content.
+    by_content: HashMap<Name, u32>,
+    want: Want,
+    /// By the source's number.
+    awaited: HashMap<u32, Awaited>,
+}
+
+impl Walk<'_> {
+    /// Asks for a listing.
+    fn expect(&mut self, want: u32, content: Name, talk: &Talk<'_>) -> Result<()> {
+        let WantDir { src, own, .. } = self.want.dirs[want as usize];
+        let leaves = own_leaves(&self.own_items(own)?);
+        // A list of one leaf is that leaf, and that is known to differ.
+        let have = if leaves.len() > 1 { leaves.keys().copied().collect() } else { Vec::new() };
+        if self.awaited.insert(src, Awaited { want, content, nodes: Vec::new() }).is_some() {
+            return Err(nonsense("one directory in two places"));
+        }
+        talk.ask(Ask::List { dir: src, have })
+    }
+
+    fn own_items(&self, own: u32) -> Result<Vec<Item>> {
+        match own {
+            NONE => Ok(Vec::new()),
+            own => self.own.items(own).map_err(|cause| index_error(&cause)),
+        }
+    }
+
+    fn listing(&mut self, src: u32, first_child: u32, nodes: Vec<ListingNode>, more: bool, talk: &Talk<'_>) -> Result<()> {
+        let Some(awaited) = self.awaited.get_mut(&src) else {
+            return Err(nonsense("a listing that was not asked for"));
+        };
+        awaited.nodes.extend(nodes);
+        if more {
+            return Ok(());
+        }
+        let Some(awaited) = self.awaited.remove(&src) else { return Ok(()) };
+        let own_items = self.own_items(self.want.dirs[awaited.want as usize].own)?;
+        let some_had = awaited.nodes.iter().any(|node| matches!(node, ListingNode::Have(_)));
+        let mut leaves = if some_had { own_leaves(&own_items) } else { HashMap::new() };
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut check = ListBuilder::new(ListKind::Entries, |_, _| ());
+        for node in awaited.nodes {
+            let part = match node {
+                ListingNode::Have(short) => leaves.remove(&short).as_deref().and_then(decode_entries),
+                ListingNode::Raw(bytes) => decode_entries(&bytes),
+            };
+            let part = part.ok_or_else(|| nonsense("a listing that cannot be read"))?;
+            if let (Some(last), Some(first)) = (entries.last(), part.first())
+                && last.name >= first.name
+            {
+                return Err(nonsense("a listing out of order"));
+            }
+            entries.extend(part);
+        }
+        entries.iter().for_each(|entry| check.push_entry(entry));
+        if awaited.content.is_known() && check.finish() != awaited.content {
+            return Err(nonsense("a listing that is not what its name says"));
+        }
+        let items = self.merge(awaited.want, &own_items, entries, first_child, talk)?;
+        self.want.view.entries += items.len() as u64;
+        self.want.view.bytes += items.iter().map(|item| item.entry.size()).sum::<u64>();
+        self.want.view.set_items(awaited.want, &items).map_err(|cause| index_error(&cause))?;
+        if items.iter().any(|item| item.state.is_work()) || self.want.dirs[awaited.want as usize].how == How::New {
+            self.want.pending.push(awaited.want);
+        }
+        Ok(())
+    }
+
+    /// Lays the wanted entries of one directory beside the own ones.
+    fn merge(
+        &mut self,
+        want: u32,
+        own_items: &[Item],
+        entries: Vec<Entry>,
+        first_child: u32,
+        talk: &Talk<'_>,
+    ) -> Result<Vec<Item>> {
+        let own_dir = self.want.dirs[want as usize].own;
+        let path = self.want.view.path(want);
+        let mut own = own_items.iter().enumerate().peekable();
+        let mut own_child = if own_dir == NONE { 0 } else { self.own.dirs[own_dir as usize].first_child };
+        let mut src_child = first_child;
+        let mut items = Vec::with_capacity(entries.len());
+        // Directories to go on with once all children have their numbers.
+        let mut next: Vec<(u32, Next)> = Vec::new();
+        self.want.view.dirs[want as usize].first_child = self.want.view.dirs.len() as u32;
+        for (number, entry) in entries.into_iter().enumerate() {
+            while let Some((at, item)) = own.next_if(|(_, item)| item.entry.name < entry.name) {
+                self.own_only(want, own_dir, at as u32, item, &mut own_child, &path, &mut items, &mut next);
+            }
+            let beside = own.next_if(|(_, item)| item.entry.name == entry.name);
+            let beside_child = match beside {
+                Some((_, item)) if item.entry.is_dir() => {
+                    own_child += 1;
+                    own_child - 1
+                }
+                _ => NONE,
+            };
+            let src = match entry.is_dir() {
+                true => {
+                    src_child += 1;
+                    src_child - 1
+                }
+                false => NONE,
+            };
+            let mut item = Item::new(entry, Print::default());
+            let own_item = beside.map(|(_, own_item)| own_item);
+            let alike = own_item.filter(|own_item| own_item.entry.kind.is_like(&item.entry.kind));
+            if alike.is_none() && let Some((at, _)) = beside {
+                // Something of another kind stands there: it goes.
+                self.want.removed.push((own_dir, at as u32));
+            }
+            let EntryKind::Dir { content } = item.entry.kind else {
+                match alike {
+                    Some(own_item) => beside_like(&mut item, own_item, number as u32),
+                    None => {
+                        item.state = fresh_state(&item.entry.kind);
+                        item.slot = number as u64;
+                    }
+                }
+                items.push(item);
+                continue;
+            };
+            let child = self.add_dir(want, &item.entry.name, src, if alike.is_some() { beside_child } else { NONE });
+            self.want.view.dirs[child as usize].implied =
+                self.filter.stand(&join(&path, &item.entry.name), true) == Stand::Above;
+            if let Some(own_item) = alike {
+                item.print = own_item.print;
+                let same = content.is_known() && content == self.own.dirs[beside_child as usize].content;
+                let touch = own_item.entry.meta != item.entry.meta;
+                item.state = match (same, touch) {
+                    (true, false) => State::Keep,
+                    (true, true) => State::Touch,
+                    (false, _) => State::Descend,
+                };
+                next.push((child, if same { Next::Same(beside_child) } else { Next::Ask(content) }));
+            } else if let Some(twin) = self.by_content.get(&content).copied().filter(|_| content.is_known()) {
+                item.state = State::MovedDir;
+                next.push((child, Next::Mirror(twin)));
+            } else {
+                item.state = State::NewDir;
+                next.push((child, Next::Ask(content)));
+            }
+            items.push(item);
+        }
+        for (at, item) in own {
+            self.own_only(want, own_dir, at as u32, item, &mut own_child, &path, &mut items, &mut next);
+        }
+        for (child, step) in next {
+            match step {
+                Next::Same(own) => self.import(child, own, How::Same)?,
+                Next::Mirror(own) => {
+                    self.import(child, own, How::Moved)?;
+                    self.want.mirrors.push((child, own));
+                }
+                Next::Ask(content) if content == empty_listing() && self.want.dirs[child as usize].own == NONE => {
+                    self.want.view.set_items(child, &[]).map_err(|cause| index_error(&cause))?;
+                    self.want.pending.push(child);
+                }
+                Next::Ask(content) => self.expect(child, content, talk)?,
+            }
+        }
+        Ok(items)
+    }
+
+    /// An own entry that the source does not have: goes, or stays if it has to.
+    #[expect(clippy::too_many_arguments, reason = "one step of the merge, with its state")]
+    fn own_only(
+        &mut self,
+        want: u32,
+        own_dir: u32,
+        at: u32,
+        item: &Item,
+        own_child: &mut u32,
+        path: &[u8],
+        items: &mut Vec<Item>,
+        next: &mut Vec<(u32, Next)>,
+    ) {
+        let child = *own_child;
+        if item.entry.is_dir() {
+            *own_child += 1;
+        }
+        let unreadable = self.unreadable.contains(&join(path, &item.entry.name));
+        if !self.no_remove && !unreadable {
+            self.want.removed.push((own_dir, at));
+            return;
+        }
+        self.want.keeps_extra = true;
+        let mut kept = item.clone();
+        kept.state = State::Keep;
+        if item.entry.is_dir() {
+            let number = self.add_dir(want, &item.entry.name, NONE, child);
+            next.push((number, Next::Same(child)));
+        }
+        items.push(kept);
+    }
+
+    fn add_dir(&mut self, parent: u32, name: &[u8], src: u32, own: u32) -> u32 {
+        let how = if own == NONE { How::New } else { How::Compare };
+        self.want.view.dirs.push(new_node(parent, name, false));
+        self.want.dirs.push(WantDir { src, own, how });
+        self.want.view.dirs.len() as u32 - 1
+    }
+
+    /// Takes an own directory as it is, with all below.
+    fn import(&mut self, want: u32, own: u32, how: How) -> Result<()> {
+        let mut queue = vec![(want, own)];
+        while let Some((want, own)) = queue.pop() {
+            let node = &self.own.dirs[own as usize];
+            let first = self.want.view.dirs.len() as u32;
+            let target = &mut self.want.view.dirs[want as usize];
+            target.record = node.record;
+            target.content = node.content;
+            target.protected = node.protected;
+            target.id = node.id;
+            target.implied = node.implied;
+            target.dirty = false;
+            target.first_child = first;
+            self.want.dirs[want as usize].how = how;
+            self.want.dirs[want as usize].own = if how == How::Same { own } else { NONE };
+            for (number, child) in children(self.own, own).enumerate() {
+                let name = self.own.dirs[child as usize].name.clone();
+                self.want.view.dirs.push(new_node(want, &name, false));
+                self.want.dirs.push(WantDir { src: NONE, own: child, how });
+                queue.push((first + number as u32, child));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The leaves of the list of these items.
+fn own_leaves(items: &[Item]) -> HashMap<Short, Vec<u8>> {
+    let mut leaves = HashMap::new();
+    let mut list = ListBuilder::new(ListKind::Entries, |name: Name, bytes: Vec<u8>| {
+        leaves.insert(name.short(), bytes);
+    });
+    items.iter().for_each(|item| list.push_entry(&item.entry));
+    list.finish();
+    leaves
+}
+
+/// How to go on with a directory.
+enum Next {
+    Same(u32),
+    Mirror(u32),
+    Ask(Name),
+}
+
+/// What becomes of an entry beside an own one of the same kind.
+fn beside_like(item: &mut Item, own: &Item, number: u32) {
+    let same_meta = own.entry.meta == item.entry.meta;
+    let same_kind = own.entry.kind == item.entry.kind && item.entry.content().is_none_or(|content| content.is_known());
+    item.state = match (same_kind, same_meta) {
+        (true, true) => State::Keep,
+        (true, false) => State::Touch,
+        (false, _) => fresh_state(&item.entry.kind),
+    };
+    if same_kind {
+        item.print = own.print;
+        item.list = own.list;
+    } else {
+        item.slot = u64::from(number);
+    }
+}
+
+/// What becomes of an entry that is not there.
+pub fn fresh_state(kind: &EntryKind) -> State {
+    match kind {
+        EntryKind::File { .. } => State::Fetch,
+        EntryKind::Dir { .. } => State::NewDir,
+        EntryKind::Link { .. } => State::Hardlink,
+        _ => State::Make,
+    }
+}
+
+impl State {
+    /// Whether something has to be done for an entry in this state, beyond its directory's own work.
+    pub fn is_work(self) -> bool {
+        !matches!(self, State::Keep | State::Dropped | State::Descend)
+    }
+}
+
+/// The directories in a directory of a view.
+pub fn children(view: &View, dir: u32) -> impl Iterator<Item = u32> + '_ {
+    let first = view.dirs[dir as usize].first_child;
+    (first.max(1)..view.dirs.len() as u32).take_while(move |&child| view.dirs[child as usize].parent == dir)
+}
+
+/// The name of a directory with nothing in it.
+pub fn empty_listing() -> Name {
+    static NAME: std::sync::LazyLock<Name> =
+        std::sync::LazyLock::new(|| ListBuilder::new(ListKind::Entries, |_, _| ()).finish());
+    *NAME
+}
+
+fn new_node(parent: u32, name: &[u8], implied: bool) -> DirNode {
+    DirNode {
+        parent,
+        name: name.into(),
+        id: (0, 0),
+        record: Default::default(),
+        first_child: 0,
+        content: Name::UNKNOWN,
+        protected: false,
+        dirty: true,
+        implied,
+    }
+}

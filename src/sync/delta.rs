@@ -1,0 +1,446 @@
+//! One big file of which the target has something already: an older version at the same path, or pieces that an earlier
+//! try left. The chunk lists are compared; only chunks that are nowhere here are asked for, and of those that replace
+//! bytes at the same place just the 4 KiB blocks that differ (a database rewrites pages, not chunks).
+//!
+//! The new version is built in a staged file: a reflink of the old one where the file system can, else a copy. Where
+//! neither is cheap, because the file is large and most of it stays in its place, only what changes is staged, to be
+//! written into the old file by the commit ([`Pages`]).
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::ErrorKind;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::Mutex;
+
+use super::compare::nonsense;
+use super::place;
+use super::receive::{OpenDir, Placed, Shared, lock, staging};
+use super::source::{block_sum, blocks_of, index_error};
+use crate::model::name::Short;
+use crate::model::{Name, Result};
+use crate::sys::copy::{copy_data, copy_range, reflink};
+use crate::sys::dir::Dir;
+use crate::sys::meta;
+use crate::tree::entry::{EntryKind, put, take};
+use crate::tree::link::{ChunkNode, ChunkRef, FileItem, NeedRange, SentRange};
+use crate::tree::node::{chunk_leaves, content_name};
+use crate::tree::read::is_as_printed;
+use crate::tree::records::Records;
+use crate::tree::scan::keep_list;
+use crate::tree::view::{Item, State, View};
+
+/// From this size on a file may be changed in place.
+const IN_PLACE_MIN: u64 = 64 << 20;
+
+/// The target's older version of a file.
+pub struct Basis {
+    item: Item,
+    file: File,
+    chunks: Vec<(ChunkRef, u64)>,
+}
+
+impl Basis {
+    /// `None` if it is no longer what the scan found.
+    pub fn open(root: &Dir, path: &[u8], item: Item, records: &Records) -> Result<Option<Basis>> {
+        let Ok(file) = root.open_beneath(path).and_then(|dir| dir.read(&item.entry.name)) else { return Ok(None) };
+        if !meta::stat_file(&file).is_ok_and(|stat| is_as_printed(&stat, &item)) {
+            return Ok(None);
+        }
+        let list = match (item.list.is_some(), &item.entry.kind) {
+            (true, _) => records.all_chunks(item.list).map_err(|cause| index_error(&cause))?,
+            (false, EntryKind::File { size, content }) if *size > 0 => vec![ChunkRef { name: *content, len: *size as u32 }],
+            _ => Vec::new(),
+        };
+        Ok(Some(Basis { item, file, chunks: with_offsets(list) }))
+    }
+
+    fn is_unchanged(&self) -> bool {
+        meta::stat_file(&self.file).is_ok_and(|stat| is_as_printed(&stat, &self.item))
+    }
+}
+
+fn with_offsets(list: Vec<ChunkRef>) -> Vec<(ChunkRef, u64)> {
+    let mut offset = 0;
+    let place = |chunk: ChunkRef| {
+        offset += u64::from(chunk.len);
+        (chunk, offset - u64::from(chunk.len))
+    };
+    list.into_iter().map(place).collect()
+}
+
+/// The chunks of big files that an earlier try staged in part.
+#[derive(Default)]
+pub struct Leftovers {
+    files: Vec<File>,
+    /// By the first bytes of the chunk's name.
+    chunks: HashMap<u64, (ChunkRef, usize, u64)>,
+}
+
+impl Leftovers {
+    pub fn of(view: &View, root: &Dir) -> Result<Leftovers> {
+        let mut found = Leftovers::default();
+        for dir in 0..view.dirs.len() as u32 {
+            for item in view.items(dir).map_err(|cause| index_error(&cause))?.iter().filter(|item| item.list.is_some()) {
+                let Ok(file) = root.open_beneath(&view.path(dir)).and_then(|open| open.read(&item.entry.name)) else { continue };
+                let list = view.records.all_chunks(item.list).map_err(|cause| index_error(&cause))?;
+                for (chunk, offset) in with_offsets(list) {
+                    found.chunks.insert(chunk.name.prefix(), (chunk, found.files.len(), offset));
+                }
+                found.files.push(file);
+            }
+        }
+        Ok(found)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
+    fn find(&self, chunk: &ChunkRef) -> Option<(&File, u64)> {
+        let (found, file, offset) = self.chunks.get(&chunk.name.prefix())?;
+        (found == chunk).then(|| (&self.files[*file], *offset))
+    }
+}
+
+pub struct Delta {
+    basis: Option<Basis>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// The new version's chunks, as they are told.
+    list: Vec<ChunkRef>,
+    entry: u32,
+    work: Option<Work>,
+}
+
+/// The building of the new version.
+struct Work {
+    item: Item,
+    file: File,
+    placed: Placed,
+    pages: Option<Pages>,
+    sparse: bool,
+    /// What was asked for, in order: the chunk and its place.
+    needed: Vec<(ChunkRef, u64)>,
+    left: usize,
+    /// Something did not fit: the file is to be fetched whole.
+    spoilt: bool,
+}
+
+/// Where a chunk of the new version is found.
+enum Found {
+    InPlace,
+    Own(u64),
+    Nowhere,
+}
+
+impl Delta {
+    pub fn new(basis: Option<Basis>) -> Delta {
+        Delta { basis, inner: Mutex::default() }
+    }
+
+    /// The list nodes of the old version, by their half names.
+    pub fn leaves(&self) -> Vec<Short> {
+        self.leaf_ranges().into_keys().collect()
+    }
+
+    fn leaf_ranges(&self) -> HashMap<Short, Range<usize>> {
+        let mut ranges = HashMap::new();
+        if let Some(basis) = &self.basis {
+            let list: Vec<ChunkRef> = basis.chunks.iter().map(|(chunk, _)| *chunk).collect();
+            let mut at = 0;
+            chunk_leaves(&list, |name, count| {
+                ranges.insert(name.short(), at..at + count);
+                at += count;
+            });
+        }
+        ranges
+    }
+
+    /// Takes a part of the new version's chunk list.
+    pub fn push(&self, nodes: Vec<ChunkNode>) -> Result<()> {
+        let ranges = match nodes.iter().any(|node| matches!(node, ChunkNode::Have(_))) {
+            true => self.leaf_ranges(),
+            false => HashMap::new(),
+        };
+        let mut inner = lock(&self.inner);
+        for node in nodes {
+            match node {
+                ChunkNode::Raw(chunks) => inner.list.extend(chunks),
+                ChunkNode::Have(short) => {
+                    let (Some(range), Some(basis)) = (ranges.get(&short), &self.basis) else {
+                        return Err(nonsense("a chunk list node that the target does not have"));
+                    };
+                    inner.list.extend(basis.chunks[range.clone()].iter().map(|(chunk, _)| *chunk));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub fn entry(&self) -> u32 {
+        lock(&self.inner).entry
+    }
+
+    /// The whole list is here: decides how the file is built, puts in what is here, and says what has to come. `None` if
+    /// the old version is no longer what it was.
+    pub(super) fn plan(&self, shared: &Shared<'_>, open: &OpenDir, mut item: Item, told: FileItem) -> Result<Option<Vec<NeedRange>>> {
+        let mut inner = lock(&self.inner);
+        let list = std::mem::take(&mut inner.list);
+        let size: u64 = list.iter().map(|chunk| u64::from(chunk.len)).sum();
+        if content_name(&list) != told.content || size != told.len {
+            return Err(nonsense("a chunk list that is not what its name says"));
+        }
+        let path = crate::tree::view::join(&open.path, &item.entry.name);
+        let failed = |cause| staging(&path, cause);
+        keep_list(&mut item, &list, &shared.records).map_err(|cause| index_error(&cause))?;
+        let list = with_offsets(list);
+        let found = self.locate(&list);
+        let (file, placed) = shared.create(open, &item)?;
+        let shares = match &self.basis {
+            Some(basis) => reflink(&basis.file, &file).map_err(failed)?,
+            None => false,
+        };
+        let pages = self.suits_in_place(&list, &found, shared, size) && !shares && placed != Placed::There;
+        let mut needed = Vec::new();
+        let mut run: Option<(u64, u64, u64)> = None;
+        for ((chunk, offset), found) in list.iter().zip(&found) {
+            let from = match found {
+                Found::InPlace if pages || shares => {
+                    shared.add_bytes_done(chunk.len.into());
+                    continue;
+                }
+                Found::InPlace => *offset,
+                Found::Own(from) if !pages => *from,
+                Found::Own(_) => continue,
+                Found::Nowhere => {
+                    if let (false, Some((leftover, from))) = (pages, shared.leftovers.find(chunk)) {
+                        copy_range(leftover, from, &file, *offset, chunk.len.into()).map_err(failed)?;
+                        shared.add_bytes_done(chunk.len.into());
+                    } else {
+                        needed.push((*chunk, *offset));
+                    }
+                    continue;
+                }
+            };
+            // Neighbours that stay neighbours are copied in one go.
+            run = match run {
+                Some((start, to, len)) if start + len == from && to + len == *offset => {
+                    Some((start, to, len + u64::from(chunk.len)))
+                }
+                other => {
+                    self.copy_run(&file, other).map_err(failed)?;
+                    Some((from, *offset, chunk.len.into()))
+                }
+            };
+            shared.add_bytes_done(chunk.len.into());
+        }
+        let copied = self.copy_run(&file, run);
+        if copied.is_err() && self.basis.as_ref().is_some_and(|basis| !basis.is_unchanged()) {
+            shared.discard(open, &item, placed)?;
+            return Ok(None);
+        }
+        copied.map_err(failed)?;
+        let mut ranges = Vec::with_capacity(needed.len());
+        for (chunk, offset) in &needed {
+            ranges.push(NeedRange { offset: *offset, len: chunk.len, blocks: self.own_blocks(*offset, chunk.len) });
+        }
+        inner.entry = told.entry;
+        inner.work = Some(Work {
+            item,
+            file,
+            placed,
+            pages: pages.then(|| Pages { size, pieces: Vec::new(), end: 0 }),
+            sparse: told.sparse,
+            left: needed.len(),
+            needed,
+            spoilt: false,
+        });
+        Ok(Some(ranges))
+    }
+
+    fn copy_run(&self, to: &File, run: Option<(u64, u64, u64)>) -> std::io::Result<()> {
+        match (&self.basis, run) {
+            (Some(basis), Some((from, at, len))) => copy_data(&basis.file, from, to, at, len),
+            _ => Ok(()),
+        }
+    }
+
+    fn locate(&self, list: &[(ChunkRef, u64)]) -> Vec<Found> {
+        let Some(basis) = &self.basis else { return list.iter().map(|_| Found::Nowhere).collect() };
+        let in_place: HashSet<(Name, u64)> = basis.chunks.iter().map(|(chunk, offset)| (chunk.name, *offset)).collect();
+        let anywhere: HashMap<Name, u64> = basis.chunks.iter().map(|(chunk, offset)| (chunk.name, *offset)).collect();
+        list.iter()
+            .map(|(chunk, offset)| match anywhere.get(&chunk.name) {
+                _ if in_place.contains(&(chunk.name, *offset)) => Found::InPlace,
+                Some(from) => Found::Own(*from),
+                None => Found::Nowhere,
+            })
+            .collect()
+    }
+
+    /// Whether only pages change, in a file so large that copying it would cost more than changing it.
+    fn suits_in_place(&self, list: &[(ChunkRef, u64)], found: &[Found], shared: &Shared<'_>, size: u64) -> bool {
+        let Some(basis) = &self.basis else { return false };
+        let stays: u64 =
+            list.iter().zip(found).filter(|(_, found)| matches!(found, Found::InPlace)).map(|((chunk, _), _)| u64::from(chunk.len)).sum();
+        let all_found_in_place = !found.iter().any(|found| matches!(found, Found::Own(_)));
+        size >= IN_PLACE_MIN && basis.item.entry.size() >= IN_PLACE_MIN && stays * 2 >= size && all_found_in_place && shared.site.root.is_some()
+    }
+
+    /// What the target has in the blocks of a range, if it has all of it.
+    fn own_blocks(&self, offset: u64, len: u32) -> Vec<u64> {
+        let Some(basis) = &self.basis else { return Vec::new() };
+        let mut bytes = vec![0; len as usize];
+        match basis.file.read_exact_at(&mut bytes, offset) {
+            Ok(()) => blocks_of(offset, len).map(|block| block_sum(&bytes[block])).collect(),
+            Err(_) => Vec::new(),
+        }
+    }
+
+    /// Writes what came; true when it was the last.
+    pub(super) fn write_ranges(
+        &self,
+        shared: &Shared<'_>,
+        open: &OpenDir,
+        first: u32,
+        ranges: &[SentRange],
+        data: &[u8],
+    ) -> Result<bool> {
+        let mut inner = lock(&self.inner);
+        let Some(work) = &mut inner.work else { return Err(nonsense("ranges before their list")) };
+        let path = crate::tree::view::join(&open.path, &work.item.entry.name);
+        let mut rest = data;
+        for (number, sent) in ranges.iter().enumerate() {
+            let Some(&(chunk, offset)) = work.needed.get(first as usize + number) else {
+                return Err(nonsense("ranges that were not asked for"));
+            };
+            let bytes = self.put_together(chunk, offset, sent, &mut rest)?;
+            work.left = work.left.checked_sub(1).ok_or_else(|| nonsense("a range twice"))?;
+            let Some(bytes) = bytes else {
+                work.spoilt = true;
+                continue;
+            };
+            let written = match &mut work.pages {
+                Some(pages) => pages.add(&work.file, &bytes, offset),
+                None => place::write(&work.file, &bytes, offset, false),
+            };
+            written.map_err(|cause| staging(&path, cause))?;
+            shared.add_bytes_done(chunk.len.into());
+        }
+        Ok(work.left == 0)
+    }
+
+    /// The bytes of one chunk from what came and what is here; `None` if they are not what its name says.
+    fn put_together(&self, chunk: ChunkRef, offset: u64, sent: &SentRange, rest: &mut &[u8]) -> Result<Option<Vec<u8>>> {
+        let mut next = |len: usize| {
+            let (taken, after) = rest.split_at_checked(len).ok_or_else(|| nonsense("less content than it said"))?;
+            *rest = after;
+            Ok(taken)
+        };
+        let bytes = match sent {
+            SentRange::Lost => return Ok(None),
+            SentRange::Whole => next(chunk.len as usize)?.to_vec(),
+            SentRange::Blocks(blocks) => {
+                let mut bytes = vec![0; chunk.len as usize];
+                let Some(basis) = &self.basis else { return Err(nonsense("blocks of a file that is not here")) };
+                if basis.file.read_exact_at(&mut bytes, offset).is_err() {
+                    bytes.fill(0);
+                }
+                let all: Vec<_> = blocks_of(offset, chunk.len).collect();
+                for number in blocks {
+                    let block = all.get(*number as usize).cloned().ok_or_else(|| nonsense("a block outside its range"))?;
+                    let len = block.len();
+                    bytes[block].copy_from_slice(next(len)?);
+                }
+                bytes
+            }
+        };
+        Ok((Name::of(&bytes) == chunk.name).then_some(bytes))
+    }
+
+    /// Ends the building; `None` if the file has to be fetched whole after all.
+    pub(super) fn finish(&self, shared: &Shared<'_>, open: &OpenDir) -> Result<Option<Item>> {
+        let mut inner = lock(&self.inner);
+        let Some(work) = inner.work.take() else { return Err(nonsense("the end of a file that never began")) };
+        let Work { mut item, file, placed, pages, sparse, spoilt, .. } = work;
+        let changed = self.basis.as_ref().is_some_and(|basis| !basis.is_unchanged());
+        if spoilt || changed {
+            shared.discard(open, &item, placed)?;
+            return Ok(None);
+        }
+        let path = crate::tree::view::join(&open.path, &item.entry.name);
+        match pages {
+            Some(pages) => {
+                pages.seal(&file).map_err(|cause| staging(&path, cause))?;
+                item.state = State::Patched;
+                item.slot = placed.slot();
+            }
+            None => {
+                let size = item.entry.size();
+                let whole = if sparse { Ok(()) } else { place::fill_holes(&file, size) };
+                whole.and_then(|()| file.set_len(size)).map_err(|cause| staging(&path, cause))?;
+                shared.dress(open, &file, &mut item, placed)?;
+            }
+        }
+        Ok(Some(item))
+    }
+}
+
+/// Changes to a file in place, staged: the bytes one behind the other, then where they belong, then the length of that
+/// table (8 bytes) (docs/formats.md, Pages).
+pub struct Pages {
+    size: u64,
+    pieces: Vec<(u64, u32)>,
+    end: u64,
+}
+
+impl Pages {
+    fn add(&mut self, file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+        file.write_all_at(bytes, self.end)?;
+        self.end += bytes.len() as u64;
+        self.pieces.push((offset, bytes.len() as u32));
+        Ok(())
+    }
+
+    fn seal(&self, file: &File) -> std::io::Result<()> {
+        let mut table = Vec::new();
+        put(&mut table, self.size);
+        for (offset, len) in &self.pieces {
+            put(&mut table, *offset);
+            put(&mut table, u64::from(*len));
+        }
+        let len = table.len() as u64;
+        table.extend_from_slice(&len.to_le_bytes());
+        file.write_all_at(&table, self.end)
+    }
+
+    /// Writes staged pages into the file they belong to. Doing it again does no harm.
+    pub fn apply(staged: &File, to: &File) -> std::io::Result<()> {
+        let broken = || std::io::Error::new(ErrorKind::InvalidData, "staged pages are damaged");
+        let len = staged.metadata()?.len();
+        let mut tail = [0; 8];
+        staged.read_exact_at(&mut tail, len.checked_sub(8).ok_or_else(broken)?)?;
+        let table_len = u64::from_le_bytes(tail);
+        let table_at = (len - 8).checked_sub(table_len).ok_or_else(broken)?;
+        let mut table = vec![0; table_len as usize];
+        staged.read_exact_at(&mut table, table_at)?;
+        let mut rest = &table[..];
+        let size = take(&mut rest).ok_or_else(broken)?;
+        to.set_len(size)?;
+        let mut at = 0;
+        let mut buffer = Vec::new();
+        while !rest.is_empty() {
+            let (offset, len) = (take(&mut rest).ok_or_else(broken)?, take(&mut rest).ok_or_else(broken)?);
+            buffer.resize(usize::try_from(len).map_err(|_| broken())?, 0);
+            staged.read_exact_at(&mut buffer, at)?;
+            to.write_all_at(&buffer, offset)?;
+            at += len;
+        }
+        Ok(())
+    }
+}
+

@@ -1,0 +1,111 @@
+//! Single entries, built as they are wanted: the one place that creates files, links and nodes at a target.
+
+use std::fs::File;
+use std::io::{Error, ErrorKind, Result};
+use std::os::unix::fs::FileExt;
+
+use crate::sys::copy::{copy_data, next_data, reflink, write_sparse};
+use crate::sys::dir::Dir;
+use crate::sys::meta;
+use crate::tree::chunk::MAX;
+use crate::tree::entry::{Entry, EntryKind};
+use crate::tree::node::content_name;
+use crate::tree::read::is_as_printed;
+use crate::tree::view::Item;
+
+/// Creates a staged file; what an earlier reading of the same file left there gives way.
+pub fn create(dir: &Dir, name: &[u8], mode: u32) -> Result<File> {
+    match dir.create(name, mode & 0o777) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            dir.remove_file(name)?;
+            dir.create(name, mode & 0o777)
+        }
+        other => other,
+    }
+}
+
+pub fn write(file: &File, data: &[u8], offset: u64, sparse: bool) -> Result<()> {
+    if sparse { write_sparse(file, data, offset) } else { file.write_all_at(data, offset) }
+}
+
+/// Writes the zeros that were left out of a file that is to have no holes.
+pub fn fill_holes(file: &File, len: u64) -> Result<()> {
+    let zeros = vec![0; 64 * 1024];
+    let mut at = 0;
+    while at < len {
+        let data = next_data(file, at)?.unwrap_or(len).min(len);
+        if data > at {
+            let step = (data - at).min(zeros.len() as u64);
+            file.write_all_at(&zeros[..step as usize], at)?;
+            at += step;
+            continue;
+        }
+        at = rustix::fs::seek(file, rustix::fs::SeekFrom::Hole(at)).map_or(len, |hole| hole.max(at + 1));
+    }
+    Ok(())
+}
+
+/// Gives an open file or directory the metadata of `entry`; returns what was refused.
+pub fn dress(file: impl std::os::fd::AsFd, entry: &Entry, fresh: bool) -> Result<Vec<String>> {
+    let mut refusals = Vec::new();
+    meta::apply(file.as_fd(), &entry.wanted(), fresh, &mut refusals)?;
+    Ok(refusals)
+}
+
+/// Gives an entry in place its metadata.
+pub fn dress_at(dir: &Dir, name: &[u8], entry: &Entry) -> Result<Vec<String>> {
+    let mut refusals = Vec::new();
+    meta::apply_at(dir, name, &entry.wanted(), &mut refusals)?;
+    Ok(refusals)
+}
+
+/// Makes a symbolic link, FIFO, socket or device.
+pub fn make(dir: &Dir, name: &[u8], entry: &Entry) -> Result<Vec<String>> {
+    let node = |kind: rustix::fs::FileType, major, minor| {
+        dir.make_node(name, kind.as_raw_mode() | entry.meta.mode, major, minor)
+    };
+    match &entry.kind {
+        EntryKind::Symlink { target } => dir.make_symlink(name, target)?,
+        EntryKind::Fifo => node(rustix::fs::FileType::Fifo, 0, 0)?,
+        EntryKind::Socket => node(rustix::fs::FileType::Socket, 0, 0)?,
+        EntryKind::Char { major, minor } => node(rustix::fs::FileType::CharacterDevice, *major, *minor)?,
+        EntryKind::Block { major, minor } => node(rustix::fs::FileType::BlockDevice, *major, *minor)?,
+        EntryKind::File { .. } | EntryKind::Dir { .. } | EntryKind::Link { .. } => {
+            return Err(Error::new(ErrorKind::InvalidInput, "not made in one piece"));
+        }
+    }
+    dress_at(dir, name, entry)
+}
+
+/// Whether the file system or our rights, not the moment, forbid making something.
+pub fn is_refusal(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported | ErrorKind::InvalidInput | ErrorKind::InvalidFilename)
+}
+
+/// Copies `from`, of which `item` says what it is, into the empty `to`, sharing blocks where it can be. False if it is no
+/// longer what the item says.
+pub fn copy_unchanged(from: &File, to: &File, item: &Item) -> Result<bool> {
+    let before = meta::stat_file(from)?;
+    if !is_as_printed(&before, item) {
+        return Ok(false);
+    }
+    let size = item.entry.size();
+    if size <= MAX as u64 {
+        let mut data = vec![0; size as usize];
+        if from.read_exact_at(&mut data, 0).is_err() {
+            return Ok(false);
+        }
+        let chunks = crate::tree::chunk::all_chunks(&data);
+        if Some(content_name(&chunks)) != item.entry.content() {
+            return Ok(false);
+        }
+        write(to, &data, 0, meta::has_holes(&before))?;
+        to.set_len(size)?;
+        return Ok(true);
+    }
+    if !reflink(from, to)? {
+        to.set_len(size)?;
+        copy_data(from, 0, to, 0, size)?;
+    }
+    Ok(is_as_printed(&meta::stat_file(from)?, item))
+}

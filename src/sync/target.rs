@@ -1,0 +1,466 @@
+//! A live directory as a target: from the first question to the last rename.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::commit;
+use super::compare::{Aside, How, Talk, Want, compare, nonsense};
+use super::halt::{Weights, halts};
+use super::plan::{Tally, plan};
+use super::receive::{Site, Staged};
+use super::source::{full_scan, index_error, save};
+use super::stage::Stage;
+use super::{Cancel, LiveDir, Observer, cancelled, moves, redo};
+use crate::model::sync::{Event, LeftOut, Plan, Report, SyncOptions};
+use crate::model::{Error, Kind, Result};
+use crate::sys::dir::{Dir, clear_umask};
+use crate::sys::meta;
+use crate::tree::entry::{Entry, EntryKind, Meta};
+use crate::tree::filter::Filter;
+use crate::tree::link::{Ask, LocalFiles, Open, TargetEnd, Tell};
+use crate::tree::node::root_name;
+use crate::tree::records::{Found, Records, Row};
+use crate::tree::scan::{Counters, Findings, Scan};
+use crate::tree::view::{DirNode, Item, Print, View, encode_items};
+
+/// Makes `dir` equal to the source at the other end of `link`.
+///
+/// Clears the process's umask: what is staged gets just the modes it is to have. The report's bytes on the wire are zero;
+/// whoever owns the wire fills them in.
+pub fn run(
+    dir: &LiveDir,
+    link: TargetEnd,
+    options: &SyncOptions,
+    observer: Arc<dyn Observer>,
+    cancel: Cancel,
+) -> Result<Report> {
+    run_beside(dir, link, options, observer, cancel, false)
+}
+
+/// Like [`run`]; `shares`: the source is on the same file system, and that shares blocks between files.
+pub fn run_beside(
+    dir: &LiveDir,
+    mut link: TargetEnd,
+    options: &SyncOptions,
+    observer: Arc<dyn Observer>,
+    cancel: Cancel,
+    shares: bool,
+) -> Result<Report> {
+    let started = Instant::now();
+    clear_umask();
+    let observer = &*observer;
+    let before = std::fs::symlink_metadata(&dir.root).ok();
+    let stage = match options.dry_run {
+        true => None,
+        false => Some(open_stage(dir, observer, &cancel)?),
+    };
+    let mut aside = HeardAside::default();
+    let outcome = Run { dir, options, observer, cancel: &cancel, stage: stage.as_ref(), heard: &mut aside, before, shares }.all(&mut link);
+    let mut report = match outcome {
+        Ok(report) => report,
+        Err(error) => {
+            if let Some(stage) = stage {
+                // A full disk is given back what was staged; else it is kept for the next try.
+                let cleared = if error.kind == Kind::NoSpace { stage.remove() } else { stage.tidy() };
+                if let Err(cause) = cleared {
+                    tracing::warn!("the staging folder of {} could not be removed: {cause}", dir.label);
+                }
+            }
+            return Err(error);
+        }
+    };
+    if let Some(stage) = stage {
+        let inside = stage.root_name.is_none();
+        stage.remove().map_err(|cause| Error::io("the staging folder could not be removed", cause))?;
+        if inside && let Some(time) = report.1 {
+            restore_time(&dir.root, time);
+        }
+    }
+    report.0.seconds = started.elapsed().as_secs_f64();
+    Ok(report.0)
+}
+
+/// Finishes a commit that was interrupted, if there is one. True if there was.
+pub fn recover(dir: &LiveDir) -> Result<bool> {
+    if !Stage::exists(&dir.root) {
+        return Ok(false);
+    }
+    clear_umask();
+    let stage = Stage::open(&dir.root).map_err(|cause| stage_error(dir, cause))?;
+    let Some(stage) = stage else { return Ok(false) };
+    finish_commit(&stage, dir)
+}
+
+fn finish_commit(stage: &Stage, dir: &LiveDir) -> Result<bool> {
+    let failed = |cause| Error::io(format!("the interrupted commit of {} cannot be finished", dir.label), cause);
+    let Some(log) = stage.log().map_err(failed)? else { return Ok(false) };
+    redo::replay(log, stage).map_err(failed)?;
+    stage.end_log().map_err(failed)?;
+    Ok(true)
+}
+
+fn open_stage(dir: &LiveDir, observer: &dyn Observer, cancel: &Cancel) -> Result<Stage> {
+    let mut told = false;
+    loop {
+        match Stage::open(&dir.root).map_err(|cause| stage_error(dir, cause))? {
+            Some(stage) => {
+                if finish_commit(&stage, dir)? {
+                    observer.event(Event::Note(format!("an interrupted sync of {} was finished first", dir.label)));
+                }
+                return Ok(stage);
+            }
+            None if cancel.load(Ordering::Relaxed) => return Err(cancelled()),
+            None => {
+                if !std::mem::replace(&mut told, true) {
+                    observer.event(Event::Note(format!("another sync writes to {}; waiting for it", dir.label)));
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+    }
+}
+
+fn stage_error(dir: &LiveDir, cause: std::io::Error) -> Error {
+    let kind = cause.kind();
+    let error = Error::io(format!("the target {} cannot be written", dir.label), cause);
+    match kind {
+        std::io::ErrorKind::NotFound => error.hint("the folder above it does not exist; make it first"),
+        std::io::ErrorKind::NotADirectory => error.hint("the target of a sync is a folder"),
+        std::io::ErrorKind::ReadOnlyFilesystem => error.hint("it is mounted read-only; remount it, or choose another target"),
+        std::io::ErrorKind::PermissionDenied => error.hint("this user may not write there"),
+        _ => error,
+    }
+}
+
+/// What the source said beside its answers.
+#[derive(Default)]
+struct HeardAside {
+    left_out: Vec<LeftOut>,
+    unreadable: HashSet<Vec<u8>>,
+}
+
+struct Run<'a> {
+    dir: &'a LiveDir,
+    options: &'a SyncOptions,
+    observer: &'a dyn Observer,
+    cancel: &'a Cancel,
+    stage: Option<&'a Stage>,
+    heard: &'a mut HeardAside,
+    before: Option<std::fs::Metadata>,
+    shares: bool,
+}
+
+type Times = crate::sys::clock::Time;
+
+impl Run<'_> {
+    /// Everything but the clearing up. Returns the report, and the root's time if it has to be set once more.
+    fn all(self, link: &mut TargetEnd) -> Result<(Report, Option<Times>)> {
+        let (observer, stage) = (self.observer, self.stage);
+        let heard = RefCell::new(std::mem::take(self.heard));
+        let mut aside = |said: Aside| match said {
+            Aside::Scanning { files, bytes_read } => observer.event(Event::Scanning { files, bytes_read }),
+            Aside::Note(note) => observer.event(Event::Note(note)),
+            Aside::LeftOut(left_out) => {
+                let mut heard = heard.borrow_mut();
+                heard.unreadable.insert(left_out.path.clone());
+                heard.left_out.push(left_out);
+            }
+        };
+        let mut talk = Talk { ask: &link.ask, tell: &mut link.tell, aside: &mut aside };
+        let root = match stage {
+            Some(stage) => stage.root(),
+            None => open_if_there(&self.dir.root),
+        };
+        let root = root.map_err(|cause| Error::io(format!("the target {} cannot be opened", self.dir.label), cause))?;
+        let salvaged = match stage {
+            Some(stage) => stage.keep_salvage().map_err(|cause| stage_error(self.dir, cause))?,
+            None => false,
+        };
+        let is_bare = match &root {
+            Some(root) => is_bare(root).map_err(|cause| Error::io(format!("the target {} cannot be read", self.dir.label), cause))?,
+            None => true,
+        };
+        let fresh = is_bare && !salvaged && !self.shares && !self.options.dry_run;
+        let (filter, local) = self.open_source(&mut talk, fresh)?;
+        let (records, rows, found) = Records::open(self.dir.index.as_deref()).map_err(|cause| index_error(&cause))?;
+        let records = Arc::new(records);
+        if found == Found::Damaged {
+            observer.event(Event::Note(format!("the index of {} was damaged; it is being rebuilt", self.dir.label)));
+        }
+        talk.ask(Ask::Scan)?;
+        let (mut own, top, entries_total, bytes_total) = self.scan_both(&mut talk, root.as_ref(), &filter, &records, &rows)?;
+        if let (Some(before), true) = (&self.before, stage.is_some_and(|stage| stage.root_name.is_none()) && filter.is_whole_tree()) {
+            // The staging folder inside it has just changed the root's time; what counts is the one it had.
+            use std::os::unix::fs::MetadataExt;
+            own.root.entry.meta.mtime = Times { seconds: before.mtime(), nanos: before.mtime_nsec() as u32 };
+        }
+        let own_time = own.root.entry.meta.mtime;
+        let mut report = Report { entries_total, bytes_total, ..Report::default() };
+        let source_root = root_name(&top);
+        let is_known = top.content().is_some_and(|content| content.is_known());
+        if is_known && root.is_some() && source_root == own.root_name() {
+            observer.event(Event::Planned(Plan { entries_total, bytes_total, ..Plan::default() }));
+            save(&own, &rows, &filter);
+            report.root_source = Some(source_root);
+            report.root_target = Some(source_root);
+            report.left_out = self.tell_left_out(heard.into_inner().left_out);
+            return Ok((report, Some(own_time)));
+        }
+        let unreadable = heard.borrow().unreadable.clone();
+        let salvage_dir = match (stage, salvaged) {
+            (Some(stage), true) => Some(stage.salvage().map_err(|cause| stage_error(self.dir, cause))?),
+            _ => None,
+        };
+        let salvage = salvage_dir.as_ref().map(|dir| self.scan_salvage(dir)).transpose()?;
+        let is_new = root.is_none();
+        let mut want = compare(&own, &top, &mut talk, self.options.no_remove, &filter, &unreadable)?;
+        if is_new {
+            want.dirs[0].how = How::New;
+            want.pending.push(0);
+        }
+        moves::resolve(&own, &mut want, salvage.as_ref())?;
+        let (mut plan, tally) = plan(&own, &want)?;
+        (plan.entries_total, plan.bytes_total) = (entries_total, bytes_total);
+        plan.halts = halts(weigh(&own, entries_total, &tally)?, self.options);
+        observer.event(Event::Planned(plan.clone()));
+        report.files_created = tally.created;
+        report.files_updated = tally.updated;
+        report.files_moved = tally.moved;
+        report.files_removed = tally.removed;
+        let Some(stage) = stage else {
+            self.refuse_halts(&plan)?;
+            report.root_source = is_known.then_some(source_root);
+            report.root_target = root.is_some().then(|| own.root_name());
+            report.left_out = self.tell_left_out(heard.into_inner().left_out);
+            return Ok((report, None));
+        };
+        self.refuse_halts(&plan)?;
+        if !plan.is_empty() && !observer.confirm(&plan)? {
+            return Err(Error::new(Kind::Refused, "not confirmed; nothing was changed"));
+        }
+        let site = Site {
+            own: &own,
+            root: root.as_ref(),
+            stage,
+            salvage: salvage.as_ref().zip(salvage_dir.as_ref()),
+            filter: &filter,
+            local,
+            observer,
+            cancel: self.cancel,
+            totals: (tally.files_to_move, tally.bytes_to_move),
+        };
+        let staged = super::receive::stage(&site, &mut want, &mut talk)?;
+        talk.ask(Ask::Finish)?;
+        let (source_root, entries, bytes) = match talk.next()? {
+            Tell::Root { root, entries, bytes, bytes_read } => {
+                report.bytes_read = bytes_read;
+                (root, entries, bytes)
+            }
+            _ => return Err(nonsense("no root name at the end")),
+        };
+        (report.entries_total, report.bytes_total) = (entries, bytes);
+        report.root_source = Some(source_root);
+        let time = self.put_in_place(&site, &mut want, source_root, staged, &rows, heard.into_inner().left_out, &mut report)?;
+        Ok((report, Some(time)))
+    }
+
+    fn open_source(&self, talk: &mut Talk<'_>, fresh: bool) -> Result<(Filter, Option<Arc<dyn LocalFiles>>)> {
+        let options = self.options;
+        talk.ask(Ask::Open(Open {
+            path: options.path.clone(),
+            exclude: options.exclude.clone(),
+            checksum: options.checksum,
+            fresh,
+            bytes_per_second: options.bytes_per_second,
+        }))?;
+        let Tell::Opened { rules, local } = talk.next()? else { return Err(nonsense("no answer to the opening")) };
+        Ok((Filter::new(&options.path, &rules, &options.exclude)?, local))
+    }
+
+    /// Scans the own tree while the source scans its own. Returns the own view, and what the source found.
+    fn scan_both(
+        &self,
+        talk: &mut Talk<'_>,
+        root: Option<&Dir>,
+        filter: &Filter,
+        records: &Arc<Records>,
+        rows: &HashMap<(u64, u64), Row>,
+    ) -> Result<(View, Entry, u64, u64)> {
+        let counters = Counters::default();
+        let gone = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let own = scope.spawn(|| match root {
+                None => empty_view(records, filter).map(|view| (view, Findings::default())),
+                Some(root) => {
+                    let scan = Scan { root, filter, checksum: self.options.checksum, counters: &counters, cancel: &gone };
+                    full_scan(&scan, Arc::clone(records), rows, false)
+                }
+            });
+            let told = loop {
+                match talk.next() {
+                    Ok(Tell::Scanned { top, entries, bytes }) => break Ok((top, entries, bytes)),
+                    Ok(_) => break Err(nonsense("something else than its scan")),
+                    Err(error) => break Err(error),
+                }
+            };
+            if told.is_err() || self.cancel.load(Ordering::Relaxed) {
+                gone.store(true, Ordering::Relaxed);
+            }
+            let own = own.join().unwrap_or_else(|_| Err(std::io::Error::other("the scan panicked")));
+            let (top, entries, bytes) = told?;
+            if self.cancel.load(Ordering::Relaxed) {
+                return Err(cancelled());
+            }
+            let failed = |cause: std::io::Error| match cause.kind() {
+                std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof => index_error(&cause),
+                _ => Error::io(format!("the target {} cannot be read", self.dir.label), cause),
+            };
+            let (mut own, findings) = own.map_err(failed)?;
+            if findings.damaged {
+                let note = format!("the index of {} was damaged; what was damaged is read again", self.dir.label);
+                self.observer.event(Event::Note(note));
+            }
+            if let Some(first) = findings.left_out.first() {
+                let path = String::from_utf8_lossy(&first.path).into_owned();
+                return Err(Error::failed(format!("{path} in the target {}: {}", self.dir.label, first.reason))
+                    .hint("a sync has to read all of its target; run it as a user who may, or exclude that path"));
+            }
+            own.seal().map_err(|cause| index_error(&cause))?;
+            let mut bytes_of_top = &top[..];
+            let top = Entry::decode(&mut bytes_of_top).filter(|top| top.is_dir() && top.name.is_empty() && bytes_of_top.is_empty());
+            Ok((own, top.ok_or_else(|| nonsense("a root that cannot be read"))?, entries, bytes))
+        })
+    }
+
+    fn scan_salvage(&self, dir: &Dir) -> Result<View> {
+        let failed = |cause| Error::io("what an earlier sync left cannot be read", cause);
+        let filter = Filter::new(b"", b"", &[])?;
+        let (records, rows, _) = Records::open(None).map_err(|cause| index_error(&cause))?;
+        let counters = Counters::default();
+        let scan = Scan { root: dir, filter: &filter, checksum: false, counters: &counters, cancel: self.cancel };
+        let (mut view, _) = full_scan(&scan, Arc::new(records), &rows, false).map_err(failed)?;
+        view.seal().map_err(failed)?;
+        Ok(view)
+    }
+
+    fn refuse_halts(&self, plan: &Plan) -> Result<()> {
+        let options = self.options;
+        let stops = |halt: &&crate::model::sync::Halt| !(options.force || options.yes && halt.yes_overrides);
+        match plan.halts.iter().find(stops) {
+            Some(halt) => Err(Error::new(Kind::Refused, halt.message.clone()).hint(halt.hint.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn tell_left_out(&self, mut all: Vec<LeftOut>) -> u64 {
+        all.sort_by(|a, b| (&a.path, &a.reason).cmp(&(&b.path, &b.reason)));
+        all.dedup();
+        let count = all.len() as u64;
+        all.into_iter().for_each(|left_out| self.observer.event(Event::LeftOut(left_out)));
+        count
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the last act, to which all that was learned comes")]
+    fn put_in_place(
+        &self,
+        site: &Site<'_>,
+        want: &mut Want,
+        source_root: crate::model::Name,
+        staged: Staged,
+        rows: &HashMap<(u64, u64), Row>,
+        mut left_out: Vec<LeftOut>,
+        report: &mut Report,
+    ) -> Result<Times> {
+        let failed = |cause| Error::io(format!("the target {} could not be changed", self.dir.label), cause);
+        left_out.extend(staged.left_out);
+        left_out.extend(commit::dress_new(site, want)?);
+        fail::fail_point!("commit.before_log", |_| Err(Error::failed("fault injected before the log")));
+        commit::write_log(site, want)?;
+        let wanted_root = want.view.seal().map_err(|cause| index_error(&cause))?;
+        let excused = want.keeps_extra || staged.incomplete || !left_out.is_empty();
+        if wanted_root != source_root && !excused {
+            return Err(Error::new(Kind::Corrupt, "what was received does not add up to what the source has; nothing was changed")
+                .hint("run the sync again; if it happens again, run it with --checksum"));
+        }
+        site.stage.dir.sync_fs().map_err(failed)?;
+        if self.cancel.load(Ordering::Relaxed) {
+            return Err(cancelled());
+        }
+        self.observer.before_commit()?;
+        self.observer.event(Event::Committing);
+        site.stage.enforce_log().map_err(failed)?;
+        fail::fail_point!("commit.log_written", |_| Err(Error::failed("fault injected after the log")));
+        let log = site.stage.log().map_err(failed)?.ok_or_else(|| Error::failed("the redo log has gone"))?;
+        let unfinished = |cause| failed(cause).hint("the change is written down; the next sync to it, or the daemon's start, finishes it");
+        left_out.extend(redo::replay(log, site.stage).map_err(unfinished)?);
+        site.stage.end_log().map_err(unfinished)?;
+        fail::fail_point!("commit.done", |_| Err(Error::failed("fault injected after the commit")));
+        let root = site.stage.root().map_err(failed)?.ok_or_else(|| Error::failed("the target has gone"))?;
+        let time = want.view.root.entry.meta.mtime;
+        if site.stage.root_name.is_none() && !want.view.dirs[0].implied {
+            restore_time(&self.dir.root, time);
+        }
+        let already: HashSet<Vec<u8>> = left_out.iter().map(|left_out| left_out.path.clone()).collect();
+        left_out.extend(commit::look_again(want, &root, &already)?);
+        report.root_target = Some(want.view.seal().map_err(|cause| index_error(&cause))?);
+        save(&want.view, rows, site.filter);
+        report.left_out = self.tell_left_out(left_out);
+        Ok(time)
+    }
+}
+
+/// Numbers for the halt rules.
+fn weigh(own: &View, source_entries: u64, tally: &Tally) -> Result<Weights> {
+    let dirs = own.dirs.len() as u64 - 1;
+    Ok(Weights {
+        source_entries,
+        target_files: own.entries.saturating_sub(dirs),
+        removed_files: tally.removed,
+        target_entries: own.entries,
+    })
+}
+
+fn open_if_there(path: &Path) -> std::io::Result<Option<Dir>> {
+    match Dir::open(path) {
+        Ok(dir) => Ok(Some(dir)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether there is nothing in the root but, perhaps, our own staging folder.
+fn is_bare(root: &Dir) -> std::io::Result<bool> {
+    let names = root.names()?;
+    Ok(names.iter().all(|entry| entry.name.starts_with(crate::tree::filter::STAGE_PREFIX)))
+}
+
+/// The view of a target that is not there yet.
+fn empty_view(records: &Arc<Records>, filter: &Filter) -> std::io::Result<View> {
+    let kind = EntryKind::Dir { content: crate::model::Name::UNKNOWN };
+    let root = Item::new(Entry { name: Box::default(), meta: Meta::default(), kind }, Print::default());
+    let node = DirNode {
+        parent: 0,
+        name: Box::default(),
+        id: (0, 0),
+        record: records.append(&encode_items(&[]))?,
+        first_child: 1,
+        content: crate::model::Name::UNKNOWN,
+        protected: false,
+        dirty: true,
+        implied: !filter.is_whole_tree(),
+    };
+    Ok(View { records: Arc::clone(records), root, dirs: vec![node], links: HashMap::new(), entries: 0, bytes: 0 })
+}
+
+/// Sets a root's time once more, after the staging folder inside it is gone.
+fn restore_time(root: &Path, time: Times) {
+    if let Ok(dir) = Dir::open(root)
+        && let Err(cause) = meta::set_time(&dir, time)
+    {
+        tracing::warn!("the time of {} could not be set: {cause}", root.display());
+    }
+}
