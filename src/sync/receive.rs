@@ -318,8 +318,11 @@ impl Taker<'_, '_> {
             own => shared.site.own.items(own).map_err(|cause| index_error(&cause))?,
         };
         let (mut fetch, mut make, mut jobs, mut chunks) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut empty = Vec::new();
         for (at, item) in (0u32..).zip(&mut items) {
             match item.state {
+                // Nothing has to come for a file with nothing in it.
+                State::Fetch if item.entry.size() == 0 => empty.push(at),
                 State::Fetch => {
                     let entry = item.slot as u32;
                     let size = item.entry.size();
@@ -341,7 +344,7 @@ impl Taker<'_, '_> {
                 _ => {}
             }
         }
-        let left = fetch.len() + make.len() + jobs.len() + chunks.len();
+        let left = fetch.len() + make.len() + jobs.len() + chunks.len() + empty.len();
         let inner = Mutex::new(OpenInner { items, by_src, tries: HashMap::new(), left });
         let open = Arc::new(OpenDir { want: number, src: dir.src, path, place, inner });
         if left == 0 {
@@ -367,6 +370,18 @@ impl Taker<'_, '_> {
         }
         if !make.is_empty() {
             self.job(Job::Make(open.clone(), make))?;
+        }
+        if !empty.is_empty() {
+            let told = FileItem {
+                dir: dir.src,
+                entry: NONE,
+                len: 0,
+                content: Name::of(b""),
+                now: None,
+                sparse: false,
+                state: FileState::Ok,
+            };
+            self.job(Job::Files(empty.into_iter().map(|at| (open.clone(), at, told.clone(), 0..0)).collect(), Bytes::new()))?;
         }
         for (at, from, entry) in jobs {
             match from {

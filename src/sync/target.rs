@@ -63,6 +63,7 @@ pub fn run_beside(
     let mut report = match outcome {
         Ok(report) => report,
         Err(error) => {
+            let error = last_words(&mut link, error);
             if let Some(stage) = stage {
                 // A full disk is given back what was staged; else it is kept for the next try.
                 let cleared = if error.kind == Kind::NoSpace { stage.remove() } else { stage.tidy() };
@@ -82,6 +83,18 @@ pub fn run_beside(
     }
     report.0.seconds = started.elapsed().as_secs_f64();
     Ok(report.0)
+}
+
+/// Where the source has gone, what it said last says why.
+fn last_words(link: &mut TargetEnd, error: Error) -> Error {
+    if error.kind == Kind::Unreachable {
+        while let Ok(tell) = link.tell.try_recv() {
+            if let Tell::Failed(said) = tell {
+                return said;
+            }
+        }
+    }
+    error
 }
 
 /// Finishes a commit that was interrupted, if there is one. True if there was.

@@ -52,8 +52,8 @@ fn tells(rng: &mut Rng) -> Vec<Tell> {
     let raw = Bytes::from(nodes(rng).swap_remove(0));
     vec![
         Tell::Scanning { files: 5, bytes_read: 1 << 40 },
-        Tell::Scanned { root: name, entries: 9, bytes: 10 },
-        Tell::Listing { dir: 1, first_child: 2, nodes: vec![ListingNode::Have(short(1)), ListingNode::Raw(raw)] },
+        Tell::Scanned { top: raw.clone(), entries: 9, bytes: 10 },
+        Tell::Listing { dir: 1, first_child: 2, nodes: vec![ListingNode::Have(short(1)), ListingNode::Raw(raw.clone())], more: false },
         Tell::Files { items: vec![item(0), item(1)], data: Bytes::from_static(b"abcdef") },
         Tell::Part {
             dir: 1,
