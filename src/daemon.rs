@@ -26,6 +26,8 @@ mod syncs;
 mod tenants;
 
 #[cfg(test)]
+mod sync_tests;
+#[cfg(test)]
 mod tests;
 
 use access::Principal;
@@ -242,7 +244,7 @@ async fn start(home: Home, config: &ServerConfig) -> Result<Started> {
 fn recover(home: &Home, state: &State) -> Result<()> {
     for row in state.tenants()? {
         for volume in tenants::all_volumes(&row.tenant) {
-            let done = tenants::live(home, &row, &volume).and_then(|dir| syncs::recover(&dir));
+            let done = tenants::live(home, &row, &volume).and_then(|dir| crate::sync::recover(&dir));
             match done {
                 Ok(true) => tracing::info!("{volume}: a commit that was interrupted is completed"),
                 Ok(false) => {}

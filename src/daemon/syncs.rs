@@ -14,12 +14,12 @@ use super::access::Principal;
 use super::requests::{self, Session};
 use super::{Daemon, now_unix, tenants};
 use crate::model::host::{Role, VolumeRef};
-use crate::model::sync::{Event, Plan, Report};
+use crate::model::sync::{Event, Plan, Report, SyncOptions};
 use crate::model::{Error, Kind, Result};
 use crate::sync::{self, Cancel, LiveDir, Observer};
 use crate::transport::source::{self, Cut};
 use crate::transport::{Connection, PublicKey, Receiver, Sender, Stream, dial};
-use crate::tree::link::{self, TargetEnd};
+use crate::tree::link::TargetEnd;
 use crate::wire::proto::{self, response, sync_control, sync_start};
 use crate::wire::{host as wire, nonsense, sync as wire_sync};
 
@@ -31,12 +31,6 @@ const LOOK: Duration = Duration::from_millis(50);
 const GRACE: Duration = Duration::from_secs(5);
 /// Addresses of another host that are tried.
 const ADDRESSES: usize = 16;
-
-/// Completes a commit that a crash interrupted; whether there was one.
-pub fn recover(dir: &LiveDir) -> Result<bool> {
-    let _ = dir;
-    Ok(false)
-}
 
 /// Serves a volume as a source on this stream.
 pub async fn source(daemon: Arc<Daemon>, who: Principal, mut stream: Stream, open: proto::SourceOpen) {
@@ -191,7 +185,7 @@ async fn run(
     who: &Principal,
     target: VolumeRef,
     from: Option<sync_start::Source>,
-    options: crate::model::sync::SyncOptions,
+    options: SyncOptions,
     watcher: Arc<Watcher>,
 ) -> Result<Report> {
     who.may(Role::Deployer, &target.tenant)?;
@@ -212,14 +206,23 @@ async fn run(
     // It may have been removed meanwhile.
     let dir = if dir.root.is_dir() { dir } else { live(daemon, who, &target).await? };
 
-    let origin = match from {
+    let stop = watcher.clone();
+    let (engine, cut, far) = match from {
         Some(sync_start::Source::Attached(number)) => {
             let stream = tokio::select! {
                 stream = session.attached(number) => stream?,
                 () = stopped(&watcher) => return Err(watcher.why()),
             };
             let (end, cut) = source::remote_source(stream);
-            Origin { end, cut, far: None, serving: None }
+            (engine(dir, end, options, watcher), cut, None)
+        }
+        Some(sync_start::Source::Remote(remote)) => {
+            let (connection, stream) = tokio::select! {
+                found = far(daemon, remote) => found?,
+                () = stopped(&watcher) => return Err(watcher.why()),
+            };
+            let (end, cut) = source::remote_source(stream);
+            (engine(dir, end, options, watcher), cut, Some(connection))
         }
         Some(sync_start::Source::Here(here)) => {
             let here = wire::volume_in(Some(here))?;
@@ -227,39 +230,21 @@ async fn run(
             if here == target {
                 return Err(Error::usage(format!("{target} is both source and target")));
             }
-            let source_dir = live(daemon, who, &here).await?;
-            let (end, source_end) = link::pair();
-            let serving = tokio::task::spawn_blocking(move || sync::serve(&source_dir, source_end));
-            Origin { end, cut: Cut::default(), far: None, serving: Some(serving) }
-        }
-        Some(sync_start::Source::Remote(remote)) => {
-            tokio::select! {
-                origin = far(daemon, remote) => origin?,
-                () = stopped(&watcher) => return Err(watcher.why()),
-            }
+            let from = live(daemon, who, &here).await?;
+            let local = move || {
+                let cancel = watcher.cancel.clone();
+                sync::local(&from, &dir, &options, watcher, cancel)
+            };
+            (tokio::task::spawn_blocking(local), Cut::default(), None)
         }
         None => return Err(nonsense("a sync without a source")),
     };
-    let Origin { end, cut, far, serving } = origin;
-    let (cancel, stop) = (watcher.cancel.clone(), watcher.clone());
-    let engine = tokio::task::spawn_blocking(move || {
-        let observer: Arc<dyn Observer> = watcher;
-        sync::run(&dir, end, &options, observer, cancel)
-    });
     let mut done = until(engine, || stop.is_over(), &cut).await;
     if let Err(error) = &done
         && error.kind == Kind::Cancelled
+        && stop.stopping.load(Ordering::SeqCst)
     {
         done = Err(stop.why());
-    }
-    if let Some(serving) = serving {
-        // The source's own words say more than that it hung up.
-        let served = joined(serving.await);
-        if let (Err(error), Err(_)) = (&mut done, &served)
-            && error.kind == Kind::Failed
-        {
-            done = served.and(done);
-        }
     }
     if let Some(connection) = far {
         let traffic = connection.traffic();
@@ -272,18 +257,18 @@ async fn run(
     done
 }
 
-/// Where a target here finds its source.
-struct Origin {
+fn engine(
+    dir: LiveDir,
     end: TargetEnd,
-    cut: Cut,
-    /// The connection to another host, which was made for this sync.
-    far: Option<Connection>,
-    /// The source's end in this process.
-    serving: Option<tokio::task::JoinHandle<Result<()>>>,
+    options: SyncOptions,
+    watcher: Arc<Watcher>,
+) -> tokio::task::JoinHandle<Result<Report>> {
+    let cancel = watcher.cancel.clone();
+    tokio::task::spawn_blocking(move || sync::run(&dir, end, &options, watcher, cancel))
 }
 
 /// A source at another host, which let us in because of a ticket.
-async fn far(daemon: &Daemon, remote: proto::RemoteSource) -> Result<Origin> {
+async fn far(daemon: &Daemon, remote: proto::RemoteSource) -> Result<(Connection, Stream)> {
     let key = PublicKey::from_slice(&remote.host_key).ok_or_else(|| nonsense("a host's key that is none"))?;
     let addresses: Option<Vec<SocketAddr>> =
         remote.addresses.iter().take(ADDRESSES).map(|address| address.parse().ok()).collect();
@@ -296,8 +281,7 @@ async fn far(daemon: &Daemon, remote: proto::RemoteSource) -> Result<Origin> {
     })?;
     let open = proto::SourceOpen { volume: remote.volume, ticket: remote.ticket };
     let stream = super::client::open_source(&connection, open).await?;
-    let (end, cut) = source::remote_source(stream);
-    Ok(Origin { end, cut, far: Some(connection), serving: None })
+    Ok((connection, stream))
 }
 
 async fn live(daemon: &Arc<Daemon>, who: &Principal, volume: &VolumeRef) -> Result<LiveDir> {

@@ -11,7 +11,7 @@ pub const CONFIG: &str = "redis:\n    image: redis\n    data: [/data]\n";
 /// A daemon with a home of its own, and clients of it.
 pub struct Host {
     dir: tempfile::TempDir,
-    started: Started,
+    pub started: Started,
     _lock: home::HomeLock,
 }
 
