@@ -10,6 +10,7 @@ pub mod nets;
 pub mod oracle;
 pub mod seed;
 pub mod trees;
+pub mod versions;
 
 use std::path::Path;
 

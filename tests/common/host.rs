@@ -30,13 +30,22 @@ pub struct Client {
     /// The numeric user it runs as; `None` is root.
     pub user: Option<u32>,
     pub vars: Vec<(String, String)>,
+    /// Words before the program: something that runs it.
+    pub under: Vec<OsString>,
 }
 
 impl Client {
     /// A client that knows no daemon.
     pub fn new(home: &Path) -> Client {
         fs::create_dir_all(home).expect("a client's home");
-        Client { home: home.to_path_buf(), mcloud_home: home.join("none"), net: None, user: None, vars: Vec::new() }
+        Client {
+            home: home.to_path_buf(),
+            mcloud_home: home.join("none"),
+            net: None,
+            user: None,
+            vars: Vec::new(),
+            under: Vec::new(),
+        }
     }
 
     /// A client on the daemon's own machine.
@@ -46,6 +55,12 @@ impl Client {
 
     pub fn var(mut self, name: &str, value: &str) -> Client {
         self.vars.push((name.into(), value.into()));
+        self
+    }
+
+    /// The same client with its program run by another: `strace -f …`.
+    pub fn under(mut self, words: &[&str]) -> Client {
+        self.under = words.iter().map(OsString::from).collect();
         self
     }
 
@@ -65,6 +80,7 @@ impl Client {
             words.extend(["setpriv".into(), format!("--reuid={id}").into(), format!("--regid={id}").into()]);
             words.extend(["--clear-groups", "--inh-caps=-all"].map(OsString::from));
         }
+        words.extend(self.under.iter().cloned());
         words.push(binary());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).args(arguments).current_dir(&self.home).env_clear();

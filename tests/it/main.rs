@@ -16,5 +16,6 @@ mod sync_equal;
 mod sync_memory;
 mod sync_options;
 mod sync_races;
+mod sync_syscalls;
 mod sync_volumes;
 mod two_hosts;

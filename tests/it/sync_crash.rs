@@ -8,61 +8,13 @@ use crate::common::host::{Client, Stage};
 use crate::common::oracle::{assert_equal, likeness};
 use crate::common::seed::seeds;
 use crate::common::trees::walk;
+use crate::common::versions::{nothing_is_torn, version};
 use crate::common::{Rng, scratch};
 
 /// How long a test of random crashes goes on; `MCLOUD_CRASH_SECONDS` for more.
 fn patience() -> Duration {
     let seconds = std::env::var("MCLOUD_CRASH_SECONDS").ok().and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(20))
-}
-
-/// Writes version `v` of a tree whose every file says which version it is, all through, so that a torn one is seen. Some files
-/// move, come and go between versions; one is big.
-fn version(root: &Path, v: u64) {
-    let _ = fs::remove_dir_all(root);
-    let mut rng = Rng::new(40);
-    for folder in 0..6 {
-        let dir = root.join(if v % 2 == 0 { format!("even{folder}") } else { format!("odd{folder}") });
-        let still = root.join(format!("still{folder}"));
-        fs::create_dir_all(&dir).unwrap();
-        fs::create_dir_all(&still).unwrap();
-        for file in 0..10 {
-            let len = rng.within(100, 60_000) as usize;
-            // The moved ones keep their bytes through all versions.
-            fs::write(dir.join(format!("m{file}")), whole(1000 + folder * 10 + file, len)).unwrap();
-            fs::write(still.join(format!("f{file}")), whole(v, len)).unwrap();
-        }
-        fs::write(still.join(format!("only-in-{v}")), whole(v, 5000)).unwrap();
-    }
-    let mut big = Rng::new(41).bytes(6 << 20);
-    for page in 0..40u64 {
-        let at = (page * 150_000) as usize;
-        big[at..at + 8].copy_from_slice(&v.to_le_bytes());
-    }
-    fs::write(root.join("big"), big).unwrap();
-}
-
-fn whole(v: u64, len: usize) -> Vec<u8> {
-    v.to_le_bytes().into_iter().cycle().take(len).collect()
-}
-
-/// Fails when a file below `root` is neither wholly of one version nor wholly of another.
-fn nothing_is_torn(root: &Path, context: &str) {
-    for path in walk(root) {
-        let in_view = !path.components().any(|part| part.as_os_str().to_string_lossy().starts_with(".mcloud"));
-        if !path.is_file() || !in_view {
-            continue;
-        }
-        let bytes = fs::read(&path).unwrap();
-        if path.ends_with("big") {
-            let told: Vec<&[u8]> = (0..40).map(|page| &bytes[page * 150_000..page * 150_000 + 8]).collect();
-            assert!(bytes.len() == 6 << 20, "{context}: {path:?} has {} bytes", bytes.len());
-            assert!(told.windows(2).all(|pair| pair[0] == pair[1]), "{context}: {path:?} is torn");
-        } else {
-            let v = u64::from_le_bytes(bytes[..8].try_into().unwrap());
-            assert!(bytes == whole(v, bytes.len()), "{context}: {path:?} is torn");
-        }
-    }
 }
 
 #[test]
