@@ -1,1 +1,241 @@
-//! cli
+//! What people and scripts see: arguments, one file a verb, text, progress, JSON, exit statuses.
+//!
+//! Nothing below this module prints or knows of arguments. A verb takes what it was told and a [`Context`], and returns
+//! its exit status or an error; [`run`] shows the error and ends.
+
+mod access;
+mod audit;
+mod completions;
+mod context;
+mod init;
+mod invite;
+mod list;
+mod login;
+mod man;
+mod output;
+mod remove;
+mod server;
+mod show;
+mod sync;
+mod when;
+mod whoami;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::model::{Error, Result};
+
+use context::Context;
+use output::Output;
+
+/// Runs tenants on Docker hosts and moves what they are made of: code, live data, whole trees, exactly.
+#[derive(Debug, Parser)]
+#[command(
+    name = "mcloud",
+    version,
+    disable_help_flag = true,
+    arg_required_else_help = true,
+    after_help = "A reference is [SERVICE.]TENANT[@HOST[:PORT]][:/VOLUME]; @me is this machine.\n\
+                  `mcloud help COMMAND` has examples for each command.",
+    after_long_help = EVERYWHERE
+)]
+struct Mcloud {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Verb,
+}
+
+const EVERYWHERE: &str = "\
+Examples:
+  mcloud server                                 run the daemon of this machine
+  mcloud -h 203.0.113.5 init shop               make a tenant from the mcloud.yml of this folder
+  mcloud sync . shop@203.0.113.5                copy the code to it
+  mcloud sync redis.shop@203.0.113.5:/data ./d  copy live data from it
+
+A reference is [SERVICE.]TENANT[@HOST[:PORT]][:/VOLUME]; @me is this machine.
+
+Exit status:
+  0 done, 1 failed (nothing half done), 2 usage, 3 refused, 4 unreachable or not let in, 5 done with entries left out
+
+Environment:
+  MCLOUD_HOST        the host, where -h does not say
+  MCLOUD_HOME        the daemon's state (default /var/lib/mcloud for root, else ~/.local/share/mcloud)
+  MCLOUD_CONFIG_DIR  this client's key and the hosts it knows (default ~/.config/mcloud)
+  MCLOUD_CACHE_DIR   what is remembered of folders (default $XDG_CACHE_HOME/mcloud, else ~/.cache/mcloud)
+  MCLOUD_LOG         what to log on standard error, a tracing filter such as debug or mcloud::sync=trace
+  NO_COLOR           no colours";
+
+/// What every command takes, before or after its name.
+#[derive(Args, Debug)]
+struct Global {
+    /// The daemon's host; default $MCLOUD_HOST, else the daemon of this machine
+    #[arg(short = 'h', long, global = true, value_name = "HOST[:PORT]", help_heading = "Everywhere")]
+    host: Option<String>,
+    /// One JSON object a line on standard output; the last one is `done` or `error`
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    json: bool,
+    /// Say nothing but errors and what was asked for
+    #[arg(short, long, global = true, help_heading = "Everywhere")]
+    quiet: bool,
+    /// Say more
+    #[arg(short, long, global = true, conflicts_with = "quiet", help_heading = "Everywhere")]
+    verbose: bool,
+    /// No colours
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    no_color: bool,
+    /// Print help
+    #[arg(long, global = true, action = clap::ArgAction::Help, help_heading = "Everywhere")]
+    help: Option<bool>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Server(server::Server),
+    Invite(invite::Invite),
+    Login(login::Login),
+    Whoami(whoami::Whoami),
+    Access(access::Access),
+    Audit(audit::Audit),
+    Init(init::Init),
+    List(list::List),
+    Remove(remove::Remove),
+    Sync(sync::Sync),
+    Completions(completions::Completions),
+    Man(man::Man),
+}
+
+/// The whole program: parses, does, tells, and gives the exit status.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let parsed = command().try_get_matches_from(&arguments).and_then(|matches| Mcloud::from_arg_matches(&matches));
+    let parsed = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) => return misused(&arguments, &error),
+    };
+    let Mcloud { global, command } = parsed;
+    let out = Output::new(global.json, global.quiet, global.verbose, global.no_color);
+    let status = start_log(&global, &out, matches!(command, Verb::Server(_)))
+        .and_then(|()| verb(command, Context::new(out.clone(), global.host)));
+    match status {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            out.error(&error);
+            ExitCode::from(error.kind.exit_status())
+        }
+    }
+}
+
+fn command() -> clap::Command {
+    Mcloud::command()
+}
+
+fn verb(verb: Verb, context: Context) -> Result<u8> {
+    match verb {
+        Verb::Server(arguments) => server::run(arguments, &context),
+        Verb::Invite(arguments) => invite::run(&arguments, &context),
+        Verb::Login(arguments) => login::run(&arguments, &context),
+        Verb::Whoami(_) => whoami::run(&context),
+        Verb::Access(arguments) => access::run(&arguments, &context),
+        Verb::Audit(arguments) => audit::run(&arguments, &context),
+        Verb::Init(arguments) => init::run(&arguments, &context),
+        Verb::List(_) => list::run(&context),
+        Verb::Remove(arguments) => remove::run(&arguments, &context),
+        Verb::Sync(arguments) => sync::run(arguments, context),
+        Verb::Completions(arguments) => completions::run(&arguments, &context),
+        Verb::Man(arguments) => man::run(&arguments, &context),
+    }
+}
+
+/// A command line that clap does not take, and its help and version, which come the same way.
+fn misused(arguments: &[OsString], error: &clap::Error) -> ExitCode {
+    let flag = |name: &str| arguments.iter().take_while(|word| *word != "--").any(|word| word == name);
+    let out = Output::new(flag("--json"), false, false, flag("--no-color"));
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            out.help(&error.render(), false);
+            return ExitCode::SUCCESS;
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand if !flag("--json") => {
+            out.help(&error.render(), true);
+            return ExitCode::from(2);
+        }
+        _ => {}
+    }
+    out.error(&usage_error(&error.render().to_string()));
+    ExitCode::from(2)
+}
+
+/// clap's message as one of ours: its first paragraph says what is wrong, a `tip:` what was meant.
+fn usage_error(rendered: &str) -> Error {
+    let text = rendered.strip_prefix("error: ").unwrap_or(rendered);
+    let words = |part: &str| part.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut parts = text.split("\n\n").map(words).filter(|part| !part.is_empty());
+    let message = match parts.next() {
+        Some(message) if !message.starts_with("Usage:") && !rendered.starts_with(|c: char| c.is_uppercase()) => message,
+        _ => "a command is missing".to_owned(),
+    };
+    let hints: Vec<String> = text
+        .lines()
+        .map(str::trim)
+        .filter_map(|line| {
+            line.strip_prefix("tip: ").map(words).or_else(|| Some(format!("usage: {}", line.strip_prefix("Usage: ")?)))
+        })
+        .collect();
+    Error::usage(message).hint(match hints.as_slice() {
+        [] => "`mcloud help` lists the commands".to_owned(),
+        hints => hints.join("; "),
+    })
+}
+
+/// What `MCLOUD_LOG` asks for goes to standard error.
+fn start_log(global: &Global, out: &Output, server: bool) -> Result<()> {
+    let default = match (server, global.verbose) {
+        (true, false) => "info",
+        (_, true) => "mcloud=debug",
+        (false, false) => "off",
+    };
+    let wanted = std::env::var("MCLOUD_LOG").ok().filter(|filter| !filter.is_empty());
+    let filter = tracing_subscriber::EnvFilter::try_new(wanted.as_deref().unwrap_or(default)).map_err(|cause| {
+        Error::usage(format!("MCLOUD_LOG is not a filter: {}", show::text(wanted.as_deref().unwrap_or_default())))
+            .because(cause)
+            .hint("write a level (debug) or a module with one (mcloud::sync=trace)")
+    })?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(out.colors_on_stderr())
+        .try_init()
+        .map_err(|cause| Error::failed("the log cannot be started").because(cause))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn global_flags_stand_before_and_after_the_command() {
+        let parse = |words: &[&str]| Mcloud::try_parse_from(words).map(|parsed| parsed.global.host);
+        assert_eq!(parse(&["mcloud", "-h", "a", "list"]).ok().flatten().as_deref(), Some("a"));
+        assert_eq!(parse(&["mcloud", "list", "-h", "a"]).ok().flatten().as_deref(), Some("a"));
+        assert_eq!(parse(&["mcloud", "access", "list", "--host", "a"]).ok().flatten().as_deref(), Some("a"));
+        assert_eq!(parse(&["mcloud", "list", "--help"]).map_err(|e| e.kind()), Err(ErrorKind::DisplayHelp));
+        assert_eq!(parse(&["mcloud", "help", "sync"]).map_err(|e| e.kind()), Err(ErrorKind::DisplayHelp));
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        for verb in command().get_subcommands().filter(|verb| verb.get_name() != "help") {
+            let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("mcloud "), "`{}` has no example", verb.get_name());
+        }
+    }
+}

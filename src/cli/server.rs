@@ -1,0 +1,56 @@
+//! `mcloud server`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::daemon::{self, ServerConfig};
+use crate::model::{Error, Result};
+
+use super::context::{self, Context};
+
+/// Run the daemon of this machine
+///
+/// Serves until SIGTERM or Ctrl-C, then lets what runs come to a safe place and stops. When all listeners serve, it prints one
+/// line: `ready listen=… http=… https=… admin=…`. Port 0 picks a free one.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  mcloud server
+  mcloud server --home /srv/mcloud --listen 203.0.113.5:7080
+  mcloud server --home ./try --listen 127.0.0.1:0 --http 127.0.0.1:0 --https 127.0.0.1:0 --admin 127.0.0.1:0")]
+pub struct Server {
+    /// Where its state lives; default $MCLOUD_HOME, else /var/lib/mcloud for root, ~/.local/share/mcloud for others
+    #[arg(long, value_name = "DIR")]
+    home: Option<PathBuf>,
+    /// Where clients and other hosts come in (QUIC, UDP)
+    #[arg(long, value_name = "ADDR:PORT", env = "MCLOUD_LISTEN", default_value = "0.0.0.0:7080", value_parser = listener)]
+    listen: SocketAddr,
+    /// Where the tenants' pages are served
+    #[arg(long, value_name = "ADDR:PORT", env = "MCLOUD_HTTP", default_value = "0.0.0.0:80", value_parser = listener)]
+    http: SocketAddr,
+    /// Where the tenants' pages are served with TLS
+    #[arg(long, value_name = "ADDR:PORT", env = "MCLOUD_HTTPS", default_value = "0.0.0.0:443", value_parser = listener)]
+    https: SocketAddr,
+    /// Where the dashboard, /metrics and /healthz are
+    #[arg(long, value_name = "ADDR:PORT", env = "MCLOUD_ADMIN", default_value = "127.0.0.1:7081", value_parser = listener)]
+    admin: SocketAddr,
+}
+
+fn listener(text: &str) -> Result<SocketAddr, String> {
+    let whole = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
+    whole.parse().map_err(|_| "expected ADDR:PORT, such as 0.0.0.0:7080 or [::]:7080".to_owned())
+}
+
+pub fn run(arguments: Server, context: &Context) -> Result<u8> {
+    let Server { home, listen, http, https, admin } = arguments;
+    let home = match home {
+        Some(home) => home,
+        None => context::daemon_home()?,
+    };
+    let home = std::path::absolute(&home)
+        .map_err(|cause| Error::io(format!("{} is not a folder's name", home.display()), cause))?;
+    context.out.detail(format!("home {}", home.display()));
+    context::block_on(daemon::serve(ServerConfig { home, listen, http, https, admin }))?;
+    Ok(0)
+}

@@ -1,0 +1,287 @@
+//! `mcloud sync`: what is copied where, and how it is told.
+
+mod local;
+mod observer;
+mod plan;
+mod rate;
+mod watch;
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::daemon::client::{Between, sync_between};
+use crate::model::sync::{Report, SyncOptions};
+use crate::model::{Error, Host, Kind, Place, Reference, Result};
+use crate::sync::Cancel;
+
+use super::context::{self, Context};
+use super::output::Output;
+use super::show;
+use observer::Watching;
+
+/// Make one tree equal to another
+///
+/// The target becomes equal to the source: new, changed, moved and removed entries, with all their metadata. What is
+/// equal is not read again, what was moved is not sent again. On a terminal the plan is shown and a question asked.
+///
+/// SRC and DST are folders, or references: [SERVICE.]TENANT@HOST[:PORT][:/VOLUME]. A tenant without a volume means its code,
+/// when the other one is a folder, and its data volumes when the other one is a tenant, too.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  mcloud sync . shop@203.0.113.5                         code to a tenant
+  mcloud sync shop@203.0.113.5 ./copy                    and back
+  mcloud sync redis.shop@203.0.113.5:/data ./data        one data volume
+  mcloud sync shop@203.0.113.5 next@203.0.113.5          all data of one tenant to another
+  mcloud sync /srv/a /srv/b --dry-run                    two folders, no daemon; only show what would be done
+  mcloud sync . shop@me --watch --exclude '*.log'        again after each change")]
+pub struct Sync {
+    /// What is copied
+    #[arg(value_name = "SRC")]
+    source: OsString,
+    /// What becomes equal to it
+    #[arg(value_name = "DST")]
+    target: OsString,
+    /// No question, no halt rule
+    #[arg(long)]
+    force: bool,
+    /// Only show the plan
+    #[arg(long)]
+    dry_run: bool,
+    /// No question
+    #[arg(long)]
+    yes: bool,
+    /// Keep what the source lacks
+    #[arg(long)]
+    no_remove: bool,
+    /// Only this part of both trees
+    #[arg(long, value_name = "SUB")]
+    path: Option<OsString>,
+    /// Leave out, and leave alone at the target, what matches (gitignore syntax); may be given again
+    #[arg(long, value_name = "PAT")]
+    exclude: Vec<String>,
+    /// Read every file again, whatever is remembered of it
+    #[arg(long)]
+    checksum: bool,
+    /// Between tenants: copy the code (the root volume), too
+    #[arg(long)]
+    code: bool,
+    /// Go on: sync again after each change of the source folder, until Ctrl-C
+    #[arg(long, conflicts_with = "dry_run")]
+    watch: bool,
+    /// At most so many bytes a second: 500K, 10M, 1.5G (powers of 1000) or 64MiB (of 1024)
+    #[arg(long, value_name = "RATE")]
+    bwlimit: Option<String>,
+    /// Leave services that use a target volume running
+    #[arg(long)]
+    no_restart: bool,
+}
+
+/// Between what.
+enum Way {
+    Folders(PathBuf, PathBuf),
+    Push(PathBuf, Reference),
+    Pull(Reference, PathBuf),
+    Tenants(Between),
+}
+
+pub fn run(arguments: Sync, context: Context) -> Result<u8> {
+    let options = options(&arguments)?;
+    let source = Place::parse(&arguments.source)?;
+    let target = Place::parse(&arguments.target)?;
+    let way = match (source, target) {
+        (Place::Folder(from), Place::Folder(to)) => Way::Folders(from, to),
+        (Place::Folder(from), Place::Tenant(to)) => Way::Push(from, to),
+        (Place::Tenant(from), Place::Folder(to)) => Way::Pull(from, to),
+        (Place::Tenant(from), Place::Tenant(to)) => Way::Tenants(Between { from, to, code: arguments.code }),
+    };
+    if arguments.code && !matches!(way, Way::Tenants(_)) {
+        return Err(Error::usage("--code is for a sync from one tenant to another")
+            .hint("between a folder and a tenant it is the code that is copied: leave --code out"));
+    }
+    let watched = match &way {
+        _ if !arguments.watch => None,
+        Way::Folders(from, _) | Way::Push(from, _) => Some(from.clone()),
+        Way::Pull(..) | Way::Tenants(_) => {
+            return Err(Error::usage("--watch follows a folder of this machine, and the source is a tenant")
+                .hint("run it where the folder is, or sync again from time to time"));
+        }
+    };
+    let _ = arguments.no_restart; // No services run here yet that could be stopped.
+    context::block_on(async move {
+        let watching = Arc::new(Watching::new(context.out.clone(), options.clone()));
+        let cancel = Cancel::default();
+        stop_on_signals(context.out.clone(), cancel.clone(), watching.clone());
+        let job = Job { way, options, watching, cancel, out: context.out };
+        match watched {
+            None => {
+                let report = job.once().await?;
+                job.out.done(fields(&report));
+                Ok(if report.left_out > 0 { 5 } else { 0 })
+            }
+            Some(folder) => watch::run(&job, &folder).await,
+        }
+    })
+}
+
+/// A sync that can be done again.
+struct Job {
+    way: Way,
+    options: SyncOptions,
+    watching: Arc<Watching>,
+    cancel: Cancel,
+    out: Arc<Output>,
+}
+
+impl Job {
+    /// Does it, and tells people what was done.
+    async fn once(&self) -> Result<Report> {
+        self.watching.begin();
+        let report = self.attempt().await;
+        self.watching.end();
+        let report = report.map_err(|error| {
+            if self.cancel.load(Ordering::Relaxed) && error.kind == Kind::Cancelled {
+                Error { message: "stopped; the target is as it was".to_owned(), ..error }
+            } else {
+                error
+            }
+        })?;
+        self.watching.list_left_out();
+        if !self.out.quiet {
+            self.out.line(plan::summary(&report, self.options.dry_run));
+        }
+        Ok(report)
+    }
+
+    async fn attempt(&self) -> Result<Report> {
+        let (options, observer, cancel) = (&self.options, self.watching.clone(), self.cancel.clone());
+        match &self.way {
+            Way::Folders(from, to) => local::run(from, to, options, observer, cancel, &self.out).await,
+            Way::Push(from, to) => {
+                let client = context::connect(host_of(to)).await?;
+                client.sync_push(&local::live_dir(from, &self.out), to, options, observer, cancel).await
+            }
+            Way::Pull(from, to) => {
+                let client = context::connect(host_of(from)).await?;
+                client.sync_pull(from, &local::live_dir(to, &self.out), options, observer, cancel).await
+            }
+            Way::Tenants(between) => {
+                let (from, to) = (host_of(&between.from), host_of(&between.to));
+                let source = context::connect(from).await?;
+                if from == to {
+                    return sync_between(&source, &source, between, options, observer, cancel).await;
+                }
+                let target = context::connect(to).await?;
+                sync_between(&source, &target, between, options, observer, cancel).await
+            }
+        }
+    }
+}
+
+fn host_of(reference: &Reference) -> &Host {
+    reference.host.as_ref().unwrap_or(&Host::Me)
+}
+
+fn options(arguments: &Sync) -> Result<SyncOptions> {
+    Ok(SyncOptions {
+        force: arguments.force,
+        yes: arguments.yes,
+        dry_run: arguments.dry_run,
+        no_remove: arguments.no_remove,
+        checksum: arguments.checksum,
+        path: arguments.path.as_ref().map_or(Ok(Vec::new()), |path| sub_path(path.as_bytes()))?,
+        exclude: arguments.exclude.clone(),
+        bytes_per_second: arguments.bwlimit.as_deref().map_or(Ok(0), rate::parse)?,
+    })
+}
+
+/// `--path`: relative, beneath the root.
+fn sub_path(path: &[u8]) -> Result<Vec<u8>> {
+    let wrong = |what: &str| {
+        Error::usage(format!("--path `{}` {what}", show::path(path)))
+            .hint("it is a path inside both trees, such as uploads or var/www")
+    };
+    if path.starts_with(b"/") {
+        return Err(wrong("is absolute"));
+    }
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for part in path.split(|byte| *byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => return Err(wrong("has `..` in it")),
+            part => parts.push(part),
+        }
+    }
+    Ok(parts.join(&b'/'))
+}
+
+/// The first Ctrl-C asks the engine to stop at the next safe place, the second one ends the program.
+fn stop_on_signals(out: Arc<Output>, cancel: Cancel, watching: Arc<Watching>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    tokio::spawn(async move {
+        let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+        else {
+            return;
+        };
+        let seen = AtomicBool::new(false);
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if seen.swap(true, Ordering::Relaxed) {
+                std::process::exit(130);
+            }
+            cancel.store(true, Ordering::Relaxed);
+            watching.stopped.notify_waiters();
+            if watching.is_asking() {
+                // The engine waits for the answer, and the answer for a line that will not come.
+                let error = Error::new(Kind::Cancelled, "stopped; the target is as it was");
+                out.end_line();
+                out.error(&error);
+                std::process::exit(i32::from(error.kind.exit_status()));
+            }
+            out.say("stopping (Ctrl-C again ends at once) …");
+        }
+    });
+}
+
+/// What `done` carries.
+fn fields(report: &Report) -> Value {
+    let root =
+        |name: Option<crate::model::Name>| name.filter(crate::model::Name::is_known).map(|name| name.to_string());
+    json!({
+        "files_created": report.files_created,
+        "files_updated": report.files_updated,
+        "files_moved": report.files_moved,
+        "files_removed": report.files_removed,
+        "entries_total": report.entries_total,
+        "bytes_total": report.bytes_total,
+        "bytes_read": report.bytes_read,
+        "bytes_sent": report.bytes_sent,
+        "bytes_received": report.bytes_received,
+        "seconds": report.seconds,
+        "paused_ms": report.paused_ms,
+        "held_requests": report.held_requests,
+        "root_source": root(report.root_source),
+        "root_target": root(report.root_target),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sub_path;
+
+    #[test]
+    fn a_part_of_the_tree_is_beneath_its_root() {
+        assert_eq!(sub_path(b"a/b/").ok().as_deref(), Some(&b"a/b"[..]));
+        assert_eq!(sub_path(b"./a//b").ok().as_deref(), Some(&b"a/b"[..]));
+        assert_eq!(sub_path(b".").ok().as_deref(), Some(&b""[..]));
+        assert!(sub_path(b"/a").is_err() && sub_path(b"../a").is_err() && sub_path(b"a/../../b").is_err());
+    }
+}

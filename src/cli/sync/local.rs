@@ -1,0 +1,114 @@
+//! Folders of this machine: as an end of a sync, and two of them with no daemon in between.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::cli::context::cache_dir;
+use crate::cli::output::Output;
+use crate::model::sync::{Report, SyncOptions};
+use crate::model::{Error, Kind, Result};
+use crate::sync::{Cancel, LiveDir, Observer};
+use crate::tree::link;
+
+/// A folder with the file that remembers it.
+pub fn live_dir(folder: &Path, out: &Output) -> LiveDir {
+    let root = canonical(folder);
+    let index = index_of(&root).filter(|index| {
+        let Some(dir) = index.parent() else { return false };
+        let made = std::fs::create_dir_all(dir);
+        if let Err(cause) = &made {
+            out.detail(format!(
+                "nothing is remembered of {}: {} cannot be made: {cause}",
+                folder.display(),
+                dir.display()
+            ));
+        }
+        made.is_ok()
+    });
+    LiveDir { root, index, label: folder.display().to_string() }
+}
+
+/// The folder without symlinks on the way to it, as far as it is there.
+fn canonical(folder: &Path) -> PathBuf {
+    let whole = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
+    if let Ok(found) = whole.canonicalize() {
+        return found;
+    }
+    match (whole.parent().map(Path::canonicalize), whole.file_name()) {
+        (Some(Ok(parent)), Some(name)) => parent.join(name),
+        _ => whole,
+    }
+}
+
+fn index_of(root: &Path) -> Option<PathBuf> {
+    let name = blake3::hash(root.as_os_str().as_bytes()).to_hex();
+    Some(cache_dir()?.join("index").join(format!("{name}.idx")))
+}
+
+pub async fn run(
+    from: &Path,
+    to: &Path,
+    options: &SyncOptions,
+    observer: Arc<dyn Observer>,
+    cancel: Cancel,
+    out: &Output,
+) -> Result<Report> {
+    let (source, target) = (live_dir(from, out), live_dir(to, out));
+    check_apart(&source, &target)?;
+    let (target_end, source_end) = link::pair();
+    let serving = std::thread::Builder::new()
+        .name("source".to_owned())
+        .spawn(move || crate::sync::serve(&source, source_end))
+        .map_err(|cause| Error::io("a thread cannot be started", cause))?;
+    let options = options.clone();
+    let report = tokio::task::spawn_blocking(move || crate::sync::run(&target, target_end, &options, observer, cancel))
+        .await
+        .map_err(|cause| Error::failed("the sync broke off by a mistake in mcloud").because(cause));
+    // What the source had to say of itself has reached the target, and so the report.
+    let _ = serving.join();
+    report?
+}
+
+/// One inside the other would copy itself into itself, or remove what it copies.
+fn check_apart(source: &LiveDir, target: &LiveDir) -> Result<()> {
+    let (from, to) = (&source.root, &target.root);
+    let message = if from == to {
+        format!("{} and {} are the same folder", source.label, target.label)
+    } else if to.starts_with(from) {
+        format!("the target {} lies inside the source {}", target.label, source.label)
+    } else if from.starts_with(to) {
+        format!("the source {} lies inside the target {}", source.label, target.label)
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(Kind::Refused, message)
+        .hint("name two folders of which neither holds the other; no option overrides this"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn apart(from: &str, to: &str) -> bool {
+        let dir = |path: &str| LiveDir { root: path.into(), index: None, label: path.to_owned() };
+        check_apart(&dir(from), &dir(to)).is_ok()
+    }
+
+    #[test]
+    fn neither_folder_holds_the_other() {
+        assert!(apart("/a/b", "/a/bc") && apart("/a", "/b"));
+        assert!(!apart("/a", "/a") && !apart("/a", "/a/b") && !apart("/a/b", "/a") && !apart("/", "/a"));
+    }
+
+    #[test]
+    fn symlinks_on_the_way_do_not_make_another_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("real")).unwrap();
+        std::os::unix::fs::symlink("real", dir.path().join("link")).unwrap();
+        let real = canonical(&dir.path().join("real"));
+        assert_eq!(canonical(&dir.path().join("link")), real);
+        assert_eq!(canonical(&dir.path().join("link/new")), real.join("new"));
+        assert_eq!(index_of(&real), index_of(&canonical(&dir.path().join("link/."))));
+    }
+}
