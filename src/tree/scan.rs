@@ -119,7 +119,7 @@ impl Scan<'_> {
             bytes: shared.bytes,
         };
         let mut findings = shared.findings;
-        settle_links(&mut view, shared.links, &mut findings.unread)?;
+        self.settle_links(&mut view, shared.links, &mut findings.unread)?;
         spread_protection(&mut view);
         Ok((view, findings))
     }
@@ -275,7 +275,7 @@ impl Scan<'_> {
     fn vouches(&self, item: &Item, stat: &rustix::fs::Stat) -> bool {
         let same_kind = read::kind_of(stat).is_some_and(|kind| {
             kind.is_like(&item.entry.kind)
-                || matches!((&kind, &item.entry.kind), (EntryKind::File { .. }, EntryKind::Link { .. }))
+                || matches!(item.entry.kind, EntryKind::Link { .. }) && !matches!(kind, EntryKind::Dir { .. })
         });
         let is_file = matches!(item.entry.kind, EntryKind::File { .. } | EntryKind::Link { .. });
         let is_link = matches!(item.entry.kind, EntryKind::Link { .. });
@@ -301,6 +301,7 @@ impl Scan<'_> {
     ) -> Result<()> {
         match item.entry.kind {
             EntryKind::Dir { .. } => {
+                let path = path.clone();
                 // Opened now, so that one that cannot be read is known before its parent is told.
                 let open = match dir.open_beneath(&item.entry.name) {
                     Ok(open) => open,
@@ -319,18 +320,78 @@ impl Scan<'_> {
             EntryKind::File { size, .. } => {
                 found.bytes += size;
                 found.unread |= item.is_unread();
-                if stat.st_nlink > 1 {
-                    found.links.push(((stat.st_dev, stat.st_ino), path, found.items.len() as u32));
-                }
-            }
-            EntryKind::Link { .. } => {
-                found.links.push(((stat.st_dev, stat.st_ino), path, found.items.len() as u32));
             }
             _ => {}
+        }
+        if stat.st_nlink > 1 && !item.entry.is_dir() {
+            found.links.push(((stat.st_dev, stat.st_ino), path, found.items.len() as u32));
         }
         item.state = State::Keep;
         found.items.push(item);
         Ok(())
+    }
+
+    /// Of each file with several names in the tree, the smallest path stands for it and the others point there.
+    fn settle_links(
+        &self,
+        view: &mut View,
+        groups: HashMap<(u64, u64), Vec<LinkMember>>,
+        unread: &mut Vec<u32>,
+    ) -> Result<()> {
+        for mut members in groups.into_values() {
+            members.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+            let first_path: Box<[u8]> = members[0].path.clone().into();
+            // Whichever member the index knew as more than a link, all are the same inode and the same content.
+            let mut known: Option<Item> = None;
+            for member in &members {
+                let item = view.items(member.dir)?.swap_remove(member.at as usize);
+                if !matches!(item.entry.kind, EntryKind::Link { .. }) && known.as_ref().is_none_or(Item::is_unread) {
+                    known = Some(item);
+                }
+            }
+            for (rank, member) in members.iter().enumerate() {
+                let mut items = view.items(member.dir)?;
+                let item = &mut items[member.at as usize];
+                if rank == 0 {
+                    if !matches!(item.entry.kind, EntryKind::Link { .. }) && !item.is_unread() {
+                        continue;
+                    }
+                    // All may be remembered as links to a name that is in the view no more.
+                    let known = match known.take() {
+                        Some(known) => known,
+                        None => self.look_anew(view, member.dir, item)?,
+                    };
+                    if matches!(item.entry.kind, EntryKind::Link { .. }) {
+                        view.bytes += known.entry.size();
+                    }
+                    let name = std::mem::replace(item, known).entry.name;
+                    item.entry.name = name;
+                    if item.is_unread() {
+                        unread.push(member.dir);
+                    }
+                } else {
+                    let kind = EntryKind::Link { first: first_path.clone() };
+                    view.links.entry(first_path.clone()).or_default().push(member.path.clone().into());
+                    if item.entry.kind == kind {
+                        continue;
+                    }
+                    view.bytes = view.bytes.saturating_sub(item.entry.size());
+                    item.entry.kind = kind;
+                    item.entry.meta = super::entry::Meta::default();
+                    item.list = Default::default();
+                }
+                view.set_items(member.dir, &items)?;
+            }
+        }
+        unread.sort_unstable();
+        unread.dedup();
+        Ok(())
+    }
+
+    fn look_anew(&self, view: &View, dir: u32, item: &Item) -> Result<Item> {
+        let open = self.root.open_beneath(&view.path(dir))?;
+        let stat = open.stat(&item.entry.name)?;
+        look_at(&open, &item.entry.name, &stat, file_clock())?.ok_or_else(|| ErrorKind::NotFound.into())
     }
 
     /// Reads every file of the view that is unread, and names it.
@@ -492,64 +553,6 @@ fn note_failure(outcome: Result<()>, item: &mut Item, dir: &[u8], left_out: &mut
 
 fn reason(what: &str, error: &std::io::Error) -> String {
     format!("it could not be {what}: {error}")
-}
-
-/// Of each file with several names in the tree, the smallest path stands for it and the others point there.
-fn settle_links(
-    view: &mut View,
-    groups: HashMap<(u64, u64), Vec<LinkMember>>,
-    unread: &mut Vec<u32>,
-) -> Result<()> {
-    for mut members in groups.into_values() {
-        members.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-        let first_path: Box<[u8]> = members[0].path.clone().into();
-        // Whichever member the index knew as a file, all are the same inode and the same content.
-        let mut known: Option<Item> = None;
-        for member in &members {
-            let item = view.items(member.dir)?.swap_remove(member.at as usize);
-            if matches!(item.entry.kind, EntryKind::File { .. }) && known.as_ref().is_none_or(Item::is_unread) {
-                known = Some(item);
-            }
-        }
-        for (rank, member) in members.iter().enumerate() {
-            let mut items = view.items(member.dir)?;
-            let item = &mut items[member.at as usize];
-            if rank == 0 {
-                if matches!(item.entry.kind, EntryKind::File { .. }) && !item.is_unread() {
-                    continue;
-                }
-                match &known {
-                    Some(known) => {
-                        let name = std::mem::take(&mut item.entry.name);
-                        *item = known.clone();
-                        item.entry.name = name;
-                    }
-                    // All members were remembered as links to a name that is gone: look at the file anew.
-                    None => {
-                        let size = 1;
-                        item.entry.kind = EntryKind::File { size, content: Name::UNKNOWN };
-                    }
-                }
-                if item.is_unread() {
-                    unread.push(member.dir);
-                }
-            } else {
-                let kind = EntryKind::Link { first: first_path.clone() };
-                view.links.entry(first_path.clone()).or_default().push(member.path.clone().into());
-                if item.entry.kind == kind {
-                    continue;
-                }
-                view.bytes = view.bytes.saturating_sub(item.entry.size());
-                item.entry.kind = kind;
-                item.entry.meta = super::entry::Meta::default();
-                item.list = Default::default();
-            }
-            view.set_items(member.dir, &items)?;
-        }
-    }
-    unread.sort_unstable();
-    unread.dedup();
-    Ok(())
 }
 
 /// A directory above something protected is protected, too.
