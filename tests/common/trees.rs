@@ -23,6 +23,7 @@ pub struct Shape {
 
 impl Shape {
     pub const SMALL: Shape = Shape { dirs: 8, entries: 40, big_bytes: 300_000, root_only: true };
+    pub const TINY: Shape = Shape { dirs: 3, entries: 8, big_bytes: 300_000, root_only: true };
     pub const USUAL: Shape = Shape { dirs: 30, entries: 150, big_bytes: 5_000_000, root_only: true };
 }
 

@@ -53,7 +53,12 @@ fn tells(rng: &mut Rng) -> Vec<Tell> {
     vec![
         Tell::Scanning { files: 5, bytes_read: 1 << 40 },
         Tell::Scanned { top: raw.clone(), entries: 9, bytes: 10 },
-        Tell::Listing { dir: 1, first_child: 2, nodes: vec![ListingNode::Have(short(1)), ListingNode::Raw(raw.clone())], more: false },
+        Tell::Listing {
+            dir: 1,
+            first_child: 2,
+            nodes: vec![ListingNode::Have(short(1)), ListingNode::Raw(raw.clone())],
+            more: false,
+        },
         Tell::Files { items: vec![item(0), item(1)], data: Bytes::from_static(b"abcdef") },
         Tell::Part {
             dir: 1,
