@@ -36,8 +36,14 @@ pub struct Session {
 
 /// The meeting of a sync and its client's source, whichever comes first.
 enum Slot {
+    /// The sync is here.
     Waiting(oneshot::Sender<Stream>),
+    /// The source is here.
     Parked(Stream),
+    /// They have met.
+    Met,
+    /// The sync has ended without its source, which may still come.
+    Ended,
 }
 
 impl Session {
@@ -47,35 +53,42 @@ impl Session {
 
     fn attach(&self, number: u64, stream: Stream) {
         let mut slots = self.slots();
+        let parked = slots.values().filter(|slot| matches!(slot, Slot::Parked(_))).count();
+        // A stream that is not kept is dropped, and so broken off.
         match slots.remove(&number) {
-            // A sync that went away has no use for its source: the stream is dropped, and so broken off.
-            Some(Slot::Waiting(waiting)) => drop(waiting.send(stream)),
-            Some(Slot::Parked(_)) => {}
-            None if slots.len() < PARKED => drop(slots.insert(number, Slot::Parked(stream))),
-            None => {}
+            Some(Slot::Waiting(waiting)) => {
+                drop(waiting.send(stream));
+                slots.insert(number, Slot::Met);
+            }
+            None if parked < PARKED => drop(slots.insert(number, Slot::Parked(stream))),
+            _ => {}
         }
     }
 
     /// The source with this number, as soon as it is there.
     pub async fn attached(&self, number: u64) -> Result<Stream> {
-        let waiting = {
+        let arrival = {
             let mut slots = self.slots();
-            match slots.remove(&number) {
-                Some(Slot::Parked(stream)) => return Ok(stream),
-                _ => {
-                    let (waiting, arrival) = oneshot::channel();
-                    slots.insert(number, Slot::Waiting(waiting));
-                    arrival
+            let (waiting, arrival) = oneshot::channel();
+            match slots.insert(number, Slot::Waiting(waiting)) {
+                Some(Slot::Parked(stream)) => {
+                    slots.insert(number, Slot::Met);
+                    return Ok(stream);
                 }
+                _ => arrival,
             }
         };
-        let arrived = tokio::time::timeout(FIRST_FRAME, waiting).await;
-        self.forget(number);
+        let arrived = tokio::time::timeout(FIRST_FRAME, arrival).await;
         arrived.ok().and_then(|arrived| arrived.ok()).ok_or_else(|| nonsense("a sync whose source does not come"))
     }
 
-    pub fn forget(&self, number: u64) {
-        self.slots().remove(&number);
+    /// The sync with this number is over, and its source not wanted any more.
+    pub fn end(&self, number: u64) {
+        let mut slots = self.slots();
+        match slots.remove(&number) {
+            Some(Slot::Met | Slot::Parked(_)) => {}
+            Some(Slot::Waiting(_) | Slot::Ended) | None => drop(slots.insert(number, Slot::Ended)),
+        }
     }
 }
 

@@ -111,7 +111,7 @@ pub async fn target(daemon: Arc<Daemon>, session: &Session, who: Principal, stre
     let (mut sender, done) = tokio::join!(telling, working);
     hearing.abort();
     if let Some(number) = attached {
-        session.forget(number);
+        session.end(number);
     }
     daemon.counters.syncs.fetch_add(1, Ordering::Relaxed);
     let what = match done {

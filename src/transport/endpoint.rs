@@ -17,10 +17,10 @@ use crate::model::reference::Address;
 use crate::model::{Error, Kind, Result};
 use crate::wire::VERSION;
 
-/// What may be on its way to us before it was read: 0.3 GB/s at a round trip of 200 ms.
-const WINDOW_BYTES: u32 = 64 << 20;
-/// As much may be on its way from us.
-const SEND_WINDOW_BYTES: u64 = 64 << 20;
+/// What may be on its way to us, or wait here until it is read, of one stream: 0.3 GB/s at a round trip of 200 ms.
+const FAR_WINDOW_BYTES: u32 = 64 << 20;
+/// Within one machine there is no way to fill, so this is only memory.
+const NEAR_WINDOW_BYTES: u32 = 16 << 20;
 /// A cable pulled for a few seconds is no reason to give up; half a minute is.
 const IDLE: Duration = Duration::from_secs(25);
 const KEEP_ALIVE: Duration = Duration::from_secs(4);
@@ -34,15 +34,23 @@ const DATAGRAM_BYTES: u16 = 4400;
 /// Streams that a peer may have open at once.
 const STREAMS: u32 = 256;
 
-fn transport() -> Arc<TransportConfig> {
+/// Whether a peer is on this machine.
+fn is_near(peer: SocketAddr) -> bool {
+    peer.ip().to_canonical().is_loopback()
+}
+
+/// The settings for a peer. One stream's window leaves room in the connection's for the other streams:
+/// a sync whose target does not read must not keep its question from being answered.
+fn transport(near: bool) -> Arc<TransportConfig> {
+    let window = if near { NEAR_WINDOW_BYTES } else { FAR_WINDOW_BYTES };
     let mut discovery = MtuDiscoveryConfig::default();
     discovery.upper_bound(DATAGRAM_BYTES);
     let mut config = TransportConfig::default();
     config
         .mtu_discovery_config(Some(discovery))
-        .stream_receive_window(VarInt::from_u32(WINDOW_BYTES))
-        .receive_window(VarInt::from_u32(2 * WINDOW_BYTES))
-        .send_window(SEND_WINDOW_BYTES)
+        .stream_receive_window(VarInt::from_u32(window))
+        .receive_window(VarInt::from_u32(4 * window))
+        .send_window(window.into())
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
@@ -74,6 +82,9 @@ fn socket(address: SocketAddr) -> io::Result<UdpSocket> {
 pub struct Listener {
     endpoint: quinn::Endpoint,
     address: SocketAddr,
+    /// For clients of this machine, and for all others.
+    near: Arc<quinn::ServerConfig>,
+    far: Arc<quinn::ServerConfig>,
 }
 
 impl Listener {
@@ -85,12 +96,17 @@ impl Listener {
         };
         let crypto = QuicServerConfig::try_from(tls::server(identity, admit)?)
             .map_err(|error| Error::failed("QUIC cannot be set up").because(error))?;
-        let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-        config.transport_config(transport());
+        let crypto = Arc::new(crypto);
+        let config = |near: bool| {
+            let mut config = quinn::ServerConfig::with_crypto(crypto.clone());
+            config.transport_config(transport(near));
+            Arc::new(config)
+        };
+        let (near, far) = (config(true), config(false));
         let socket = socket(address).map_err(cannot)?;
-        let endpoint = endpoint(socket, Some(config)).map_err(cannot)?;
+        let endpoint = endpoint(socket, Some(quinn::ServerConfig::clone(&far))).map_err(cannot)?;
         let address = endpoint.local_addr().map_err(cannot)?;
-        Ok(Listener { endpoint, address })
+        Ok(Listener { endpoint, address, near, far })
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -99,7 +115,9 @@ impl Listener {
 
     /// The next client that is on its way in, whoever it turns out to be; `None` after [`Listener::close`].
     pub async fn accept(&self) -> Option<Incoming> {
-        self.endpoint.accept().await.map(Incoming)
+        let incoming = self.endpoint.accept().await?;
+        let config = if is_near(incoming.remote_address()) { &self.near } else { &self.far };
+        Some(Incoming { incoming, config: config.clone() })
     }
 
     /// Ends all connections and takes no more.
@@ -111,13 +129,17 @@ impl Listener {
 
 /// A client before its handshake.
 #[derive(Debug)]
-pub struct Incoming(quinn::Incoming);
+pub struct Incoming {
+    incoming: quinn::Incoming,
+    config: Arc<quinn::ServerConfig>,
+}
 
 impl Incoming {
     /// The connection, once the client has proved a key that is admitted, and speaks our version.
     pub async fn handshake(self) -> Result<Connection> {
-        let label = self.0.remote_address().to_string();
-        let quic = self.0.await.map_err(|error| lost(&label, &error))?;
+        let label = self.incoming.remote_address().to_string();
+        let connecting = self.incoming.accept_with(self.config).map_err(|error| lost(&label, &error))?;
+        let quic = connecting.await.map_err(|error| lost(&label, &error))?;
         let data = quic.handshake_data().and_then(|any| any.downcast::<HandshakeData>().ok());
         let spoken = data.and_then(|data| data.protocol).unwrap_or_default();
         if spoken != tls::alpn(VERSION) {
@@ -158,7 +180,7 @@ async fn dial_one(
     let crypto =
         QuicClientConfig::try_from(crypto).map_err(|error| Error::failed("QUIC cannot be set up").because(error))?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-    config.transport_config(transport());
+    config.transport_config(transport(is_near(address)));
     let silent = || {
         Error::new(Kind::Unreachable, format!("cannot reach {label}: {address} does not answer"))
             .hint("is the host up, does `mcloud server` run there, and may UDP through to its port?")

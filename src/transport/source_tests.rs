@@ -1,7 +1,11 @@
 //! Links over a real connection, with ends that only speak the conversation.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::net::UdpSocket;
 
 use super::*;
 use crate::model::Name;
@@ -15,11 +19,44 @@ impl Admit for Everybody {
     }
 }
 
+/// A wire that can be pulled: carries datagrams between one client and `host`.
+async fn wire_to(host: SocketAddr, up: Arc<AtomicBool>) -> SocketAddr {
+    let (near, far) = (UdpSocket::bind("127.0.0.1:0").await.unwrap(), UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    let address = near.local_addr().unwrap();
+    far.connect(host).await.unwrap();
+    tokio::spawn(async move {
+        let (mut out, mut back) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+        let mut client = None;
+        loop {
+            tokio::select! {
+                Ok((len, from)) = near.recv_from(&mut out) => {
+                    client = Some(from);
+                    if up.load(Ordering::SeqCst) {
+                        let _ = far.send(&out[..len]).await;
+                    }
+                }
+                Ok(len) = far.recv(&mut back) => {
+                    if let Some(client) = client.filter(|_| up.load(Ordering::SeqCst)) {
+                        let _ = near.send_to(&back[..len], client).await;
+                    }
+                }
+            }
+        }
+    });
+    address
+}
+
 /// Two connected streams: the client's, which has said a byte of its own, and the host's.
 async fn streams() -> (Stream, Stream, Listener) {
+    let (near, far, listener, _) = streams_over_a_wire(false).await;
+    (near, far, listener)
+}
+
+async fn streams_over_a_wire(wired: bool) -> (Stream, Stream, Listener, Arc<AtomicBool>) {
     let (host, client) = (Identity::generate().unwrap(), Identity::generate().unwrap());
     let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), &host, Arc::new(Everybody)).unwrap();
-    let addresses = [listener.address()];
+    let up = Arc::new(AtomicBool::new(true));
+    let addresses = [if wired { wire_to(listener.address(), up.clone()).await } else { listener.address() }];
     let accepting = async {
         let connection = listener.accept().await.unwrap().handshake().await.unwrap();
         let mut stream = connection.accept().await.unwrap();
@@ -33,7 +70,7 @@ async fn streams() -> (Stream, Stream, Listener) {
         stream
     };
     let (far, near) = tokio::join!(accepting, dialling);
-    (near, far, listener)
+    (near, far, listener, up)
 }
 
 const PIECE: usize = 1 << 20;
@@ -147,4 +184,29 @@ async fn a_link_that_is_cut_frees_an_end_that_waits() {
     cut.cut();
     assert_eq!(tokio::task::spawn_blocking(move || source.join().unwrap()).await.unwrap(), 0);
     drop(near);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wire_that_is_pulled_for_a_while_is_no_end() {
+    let (near, far, _listener, up) = streams_over_a_wire(true).await;
+    let (source_end, _) = remote_target(far);
+    let source = source(source_end, Bytes::from(vec![7; PIECE]));
+    let (mut end, _) = remote_source(near);
+    end.ask.send(Ask::Fetch { dir: 0, entries: (0..40).collect() }).unwrap();
+    for entry in 0..40 {
+        if entry == 10 {
+            up.store(false, Ordering::SeqCst);
+            let up = up.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                up.store(true, Ordering::SeqCst);
+            });
+        }
+        match end.tell.recv().await.unwrap() {
+            Tell::Part { entry: told, data, .. } => assert!(told == entry && data.len() == PIECE),
+            other => panic!("{other:?}"),
+        }
+    }
+    drop(end);
+    tokio::task::spawn_blocking(move || source.join().unwrap()).await.unwrap();
 }
