@@ -41,7 +41,7 @@ fn write(command: &clap::Command, name: &str, dir: &std::path::Path, pages: &mut
         .manual("mcloud")
         .render(&mut page)
         .and_then(|()| {
-            #[allow(clippy::disallowed_methods)] // A manual page that a crash cuts short is written again.
+            // A manual page that a crash cuts short is written again.
             std::fs::write(&file, &page)
         })
         .map_err(|cause| Error::io(format!("{} cannot be written", file.display()), cause))?;

@@ -336,7 +336,9 @@ fn parse_reference(text: &str) -> Result<Reference> {
 
 /// As [`Host`], but knows that a `:` which begins no port may have been meant to begin a volume.
 fn parse_host(text: &str) -> Result<Host> {
-    if let Some(rest) = text.strip_prefix("me:") {
+    if let Some(rest) = text.strip_prefix("me:")
+        && rest.bytes().all(|byte| byte.is_ascii_digit())
+    {
         return Err(Error::usage(format!(
             "`me` is this machine's daemon and takes no port (`{}`)",
             rest.escape_debug()
@@ -474,6 +476,7 @@ mod tests {
         assert!(refused("app:data").1.contains("app:/data"));
         assert!(refused("app@host:0").0.contains("not a port"));
         assert!(refused("app@host:70800").0.contains("not a port"));
+        assert!(refused("app@me:data").1.contains("me:/data"));
         assert!(refused("app@me:7080").1.contains("127.0.0.1:7080"));
         assert!(refused("app@1.2.3").0.contains("not an IPv4"));
         assert!(refused("app@h:/a/../b").0.contains(".."));

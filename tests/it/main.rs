@@ -6,7 +6,9 @@ mod common;
 
 mod engine;
 mod fuzz_smoke;
+mod cli;
 mod harness;
+mod house;
 mod ignore_rules;
 mod sync_bad_input;
 mod sync_counts;

@@ -45,6 +45,7 @@ pub fn shown(plan: &Plan) -> String {
 fn one_path(first: &[u8]) -> String {
     match first.iter().position(|byte| *byte == 0) {
         Some(nul) => format!("{} → {}", path(&first[..nul]), path(&first[nul + 1..])),
+        None if first.is_empty() => ". (the root itself)".to_owned(),
         None => path(first),
     }
 }

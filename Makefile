@@ -1,0 +1,51 @@
+# The three things to do with a clone. Each says what it does; none needs anything to be installed by hand.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.PHONY: demo test bench packages nextest
+
+# What the tests run beside mcloud: package, and a program that it brings.
+PACKAGES := rsync:rsync attr:setfattr acl:setfacl xfsprogs:mkfs.xfs btrfs-progs:mkfs.btrfs e2fsprogs:mkfs.ext4 \
+	iproute2:ip util-linux:setpriv git:git python3:python3
+
+# A release build, then the product's main job on real input, told step by step and timed.
+demo:
+	cargo build --release --quiet
+	examples/demo.sh target/release/mcloud
+
+# Everything that has to hold: format, lints, tests (with the fault points).
+test: packages nextest
+	cargo fmt --check
+	cargo clippy --all-targets --features faults --quiet -- -D warnings
+	if cargo nextest --version >/dev/null 2>&1; then
+		cargo nextest run --features faults
+	else
+		cargo test --features faults
+	fi
+
+# Side by side with rsync and cp in one run; the table goes to docs/benchmarks.md. Then the stages, each on its own.
+bench: packages
+	cargo build --release --quiet
+	python3 benches/compare/run.py
+	cargo bench --quiet
+
+packages:
+	@missing=()
+	for pair in $(PACKAGES); do
+		PATH="$$PATH:/usr/sbin:/sbin" command -v "$${pair#*:}" >/dev/null || missing+=("$${pair%%:*}")
+	done
+	if (( $${#missing[@]} )); then
+		if (( EUID == 0 )) && command -v apt-get >/dev/null; then
+			echo "installing $${missing[*]}"
+			apt-get update -qq
+			DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$${missing[@]}" >/dev/null
+		else
+			echo "the tests need these packages: $${missing[*]}" >&2
+			exit 1
+		fi
+	fi
+
+nextest:
+	@cargo nextest --version >/dev/null 2>&1 || cargo install --locked --quiet cargo-nextest || \
+		echo "cargo-nextest cannot be installed: plain cargo test instead" >&2
