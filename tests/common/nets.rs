@@ -52,6 +52,13 @@ impl Net {
         sh("ip", &["-n", &self.switch(), "link", "set", &format!("port{number}"), state]);
     }
 
+    /// Makes what the host sends as slow as this, in megabits a second.
+    pub fn slow(&self, number: u32, megabits: u32) {
+        let (host, rate) = (self.host(number), format!("{megabits}mbit"));
+        let shape = ["qdisc", "add", "dev", "eth0", "root", "tbf", "rate", &rate, "burst", "128k", "latency", "60ms"];
+        sh("tc", &[&["-n", host.as_str()][..], &shape].concat());
+    }
+
     /// Bytes that went over the host's cable so far, both ways, counted by the kernel.
     pub fn bytes(&self, number: u32) -> u64 {
         let text = sh("ip", &["-n", &self.host(number), "-s", "-j", "link", "show", "eth0"]);

@@ -4,9 +4,9 @@
 #[path = "../common/common.rs"]
 mod common;
 
+mod cli;
 mod engine;
 mod fuzz_smoke;
-mod cli;
 mod harness;
 mod house;
 mod ignore_rules;

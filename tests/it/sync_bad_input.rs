@@ -120,7 +120,7 @@ fn unknown_names_are_each_told_apart() {
     let address = &stage.daemon.address;
     let unknown = |target: &str| stage.admin.sync(&source, target, &[]).fails(1, "not_found");
     says(&unknown(&format!("nobody@{address}")), "nobody");
-    says(&unknown(&format!("ghost.shop@{address}")), "ghost");
+    says(&unknown(&format!("ghost.shop@{address}:/data")), "ghost");
     says(&unknown(&format!("shop@{address}:/novolume")), "novolume");
 }
 
@@ -236,7 +236,8 @@ fn a_target_that_is_a_file_is_an_error_and_stays() {
     put(&dir.path().join("source"), "a", "1");
     put(dir.path(), "target", "a file");
     let before = likeness(dir.path());
-    let client = Client::new(&scratch().path().join("client"));
+    let elsewhere = scratch();
+    let client = Client::new(&elsewhere.path().join("client"));
     let outcome = client.sync(dir.path().join("source"), dir.path().join("target"), &[]);
     assert!(matches!(outcome.status.code(), Some(1..=3)), "{outcome}");
     assert_eq!(likeness(dir.path()), before);

@@ -169,8 +169,18 @@ fn a_path_that_leads_outside_is_refused_as_usage() {
         let outcome = p.client.sync(&p.source, &p.target, &["--path", bad]);
         assert!(matches!(outcome.status.code(), Some(2)), "{bad}: {outcome}");
     }
-    let outcome = p.client.sync(&p.source, &p.target, &["--path", "no/such"]);
-    assert_ne!(outcome.status.code(), Some(0), "{outcome}");
+}
+
+#[test]
+fn a_path_that_is_not_there_is_not_found_and_removes_nothing() {
+    let p = pair();
+    put(&p.source, "a", "1");
+    put(&p.target, "typo/b", "2");
+    for path in ["no/such", "typo"] {
+        let outcome = p.client.sync(&p.source, &p.target, &["--path", path]);
+        assert!(matches!(outcome.status.code(), Some(1 | 3)), "{path}: {outcome}");
+        assert_eq!(read(&p.target, "typo/b").as_deref(), Some("2"), "{path}");
+    }
 }
 
 #[test]

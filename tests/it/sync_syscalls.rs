@@ -28,8 +28,11 @@ fn no_file_of_a_tree_is_ever_named_by_a_path_from_outside() {
         version_of(&source, v, SMALL);
         for line in trace(dir.path(), &client, "%file", &source, &target) {
             for root in [&source, &target] {
+                // The stage is looked for beside the root's own entries, its last name never followed.
+                let staged = format!("{}/.mcloud-stage\"", root.display());
                 let inside = format!("{}/", root.display());
-                assert!(!line.contains(&inside) || line.contains("execve"), "version {v}: {line}");
+                let fine = line.contains("execve") || line.contains(&staged) && line.contains("NOFOLLOW");
+                assert!(!line.contains(&inside) || fine, "version {v}: {line}");
             }
             assert!(!line.contains("\"../") && !line.contains("/../"), "version {v}: {line}");
         }

@@ -64,7 +64,8 @@ fn a_tenant_to_a_tenant_copies_the_data_and_leaves_the_code_unless_told() {
     stage.admin.sync(&code1, at("one"), &["--force"]).ok();
     stage.admin.sync(&code2, at("two"), &["--force"]).ok();
 
-    let outcome = stage.admin.sync(at("one"), at("two"), &[]).ok().proves();
+    // Several volumes: each is proved, there is no one name for all.
+    let outcome = stage.admin.sync(at("one"), at("two"), &[]).ok();
     assert_eq!(outcome.wire(), 0, "on one host nothing crosses a wire\n{outcome}");
     let pull = |reference: String, name: &str| {
         let path = stage.folder(name);
@@ -75,7 +76,7 @@ fn a_tenant_to_a_tenant_copies_the_data_and_leaves_the_code_unless_told() {
     assert_equal(&uploads, &pull(format!("{}:/uploads", at("web.two")), "got2"), "web's uploads");
     assert_equal(&code2, &pull(at("two"), "got3"), "two's code stays");
 
-    stage.admin.sync(at("one"), at("two"), &["--code", "--force"]).ok().proves();
+    stage.admin.sync(at("one"), at("two"), &["--code", "--force"]).ok();
     assert_equal(&code1, &pull(at("two"), "got4"), "one's code with --code");
 }
 

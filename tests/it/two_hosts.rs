@@ -314,3 +314,20 @@ fn killed_again_and_again_all_tries_together_send_little_more_than_the_tree() {
     assert!(tries > 2, "it was never killed");
     assert!(total < (24 << 20) * 108 / 100 + tries * (4 << 20), "{total} bytes in {tries} tries");
 }
+
+#[test]
+fn on_a_slow_link_text_is_compressed_and_noise_is_not_held_up() {
+    let world = World::new();
+    world.net.slow(CLIENT, 40);
+    let source = world.folder("source");
+    let mut rng = Rng::new(1);
+    let words = ["tenant ", "volume ", "snapshot ", "release ", "held ", "request ", "\n"];
+    let text: String = (0..2_000_000).map(|_| *rng.pick(&words)).collect();
+    fs::write(source.join("text"), &text).unwrap();
+    let outcome = world.client.sync(&source, world.shop(1), &[]).ok().proves();
+    assert!(outcome.wire() < text.len() as u64 * 6 / 10, "{} bytes of text\n{outcome}", text.len());
+    fs::write(source.join("noise"), rng.bytes(10 << 20)).unwrap();
+    let outcome = world.client.sync(&source, world.shop(1), &[]).ok().proves();
+    assert!(outcome.wire() < (10 << 20) * 106 / 100, "{outcome}");
+    assert_equal(&source, &world.volumes[0], "over a slow link");
+}
