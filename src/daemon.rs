@@ -63,11 +63,36 @@ struct Daemon {
     connections: Mutex<HashMap<u64, Connection>>,
     numbers: AtomicU64,
     /// One for each volume that was ever written to: who holds it writes.
-    write_locks: Mutex<HashMap<PathBuf, Arc<tokio::sync::Mutex<()>>>>,
+    write_locks: Mutex<HashMap<PathBuf, WriteLock>>,
     /// As many as there are syncs with an end here, and one more.
     running: Arc<()>,
     stopping: Arc<AtomicBool>,
     counters: Counters,
+}
+
+/// Who holds the lock writes; `holder` is the connection of the client that wants it so.
+#[derive(Clone, Default)]
+struct WriteLock {
+    lock: Arc<tokio::sync::Mutex<()>>,
+    holder: Arc<Mutex<Option<Connection>>>,
+}
+
+impl WriteLock {
+    /// Notes who holds the lock, for as long as the result lives.
+    fn held_by(&self, client: Connection) -> impl Drop + use<> {
+        struct Held(WriteLock);
+        impl Drop for Held {
+            fn drop(&mut self) {
+                *self.0.holder() = None;
+            }
+        }
+        *self.holder() = Some(client);
+        Held(self.clone())
+    }
+
+    fn holder(&self) -> std::sync::MutexGuard<'_, Option<Connection>> {
+        self.holder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[derive(Default)]
@@ -102,7 +127,7 @@ impl Daemon {
     }
 
     /// The lock that whoever writes to this folder holds.
-    fn write_lock(&self, root: &Path) -> Arc<tokio::sync::Mutex<()>> {
+    fn write_lock(&self, root: &Path) -> WriteLock {
         let mut locks = self.write_locks.lock().unwrap_or_else(PoisonError::into_inner);
         locks.entry(root.to_owned()).or_default().clone()
     }

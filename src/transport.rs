@@ -7,6 +7,7 @@
 mod connection;
 mod endpoint;
 pub mod identity;
+mod liveness;
 mod pays;
 pub mod source;
 mod stream;

@@ -414,7 +414,7 @@ fn remove_tenant(daemon: &Daemon, who: &Principal, name: &TenantName, scrub_data
         };
         let busy =
             |_| Error::new(Kind::Busy, format!("a sync into {volume} is under way")).hint("wait for it, or stop it");
-        held.push(daemon.write_lock(&root).try_lock_owned().map_err(busy)?);
+        held.push(daemon.write_lock(&root).lock.try_lock_owned().map_err(busy)?);
     }
     tenants::remove(&daemon.home, &daemon.state, &row, scrub_data)?;
     Ok(response::What::Tenants(proto::Tenants { tenants: vec![wire::tenant_out(&row.tenant)] }))

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::access::Principal;
 use super::requests::{self, Session};
-use super::{Daemon, now_unix, tenants};
+use super::{Daemon, WriteLock, now_unix, tenants};
 use crate::model::host::{Role, VolumeRef};
 use crate::model::sync::{Event, Plan, Report, SyncOptions};
 use crate::model::{Error, Kind, Result};
@@ -93,6 +93,7 @@ pub async fn target(daemon: Arc<Daemon>, session: &Session, who: Principal, stre
         Some(sync_start::Source::Attached(number)) => Some(*number),
         _ => None,
     };
+    let client = stream.connection().clone();
     let Stream { mut sender, receiver } = stream;
     let (events, outbox) = mpsc::channel(EVENTS);
     let cancel = Cancel::default();
@@ -102,7 +103,8 @@ pub async fn target(daemon: Arc<Daemon>, session: &Session, who: Principal, stre
         tell(&mut sender, outbox).await;
         sender
     };
-    let watcher = Arc::new(Watcher { events, answers: Mutex::new(answers), cancel, stopping: daemon.stopping.clone() });
+    let stopping = daemon.stopping.clone();
+    let watcher = Arc::new(Watcher { client, events, answers: Mutex::new(answers), cancel, stopping });
     let working = async {
         let done = work(&daemon, session, &who, start, watcher.clone()).await;
         drop(watcher);
@@ -193,16 +195,18 @@ async fn run(
 
     // Two syncs into one volume: the second one waits, and says so.
     let lock = daemon.write_lock(&dir.root);
-    let _held = match lock.clone().try_lock_owned() {
+    let _held = match lock.lock.clone().try_lock_owned() {
         Ok(held) => held,
         Err(_) => {
             watcher.send(Event::Note(format!("waiting: another sync into {target} is under way"))).await;
             tokio::select! {
-                held = lock.lock_owned() => held,
+                held = lock.lock.clone().lock_owned() => held,
                 () = stopped(&watcher) => return Err(watcher.why()),
+                () = look_for_holder(&lock) => return Err(watcher.why()),
             }
         }
     };
+    let _noted = lock.held_by(watcher.client.clone());
     // It may have been removed meanwhile.
     let dir = if dir.root.is_dir() { dir } else { live(daemon, who, &target).await? };
 
@@ -255,6 +259,17 @@ async fn run(
         connection.bye().await;
     }
     done
+}
+
+/// A client that was killed would hold its volume until its connection's patience is over: this looks for it. Never ends.
+async fn look_for_holder(lock: &WriteLock) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let holder = lock.holder().clone();
+        if let Some(client) = holder {
+            client.look_for_peer().await;
+        }
+    }
 }
 
 fn engine(
@@ -318,6 +333,7 @@ fn joined<T>(done: Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
 
 /// The client, as the engine sees it.
 struct Watcher {
+    client: Connection,
     events: mpsc::Sender<response::What>,
     answers: Mutex<blocking::Receiver<bool>>,
     cancel: Cancel,

@@ -1,6 +1,7 @@
 //! One connection: its streams, its peer, what went over the wire, and what its end means to people.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::ConnectionError;
@@ -8,6 +9,7 @@ use rustls::AlertDescription;
 use rustls::pki_types::CertificateDer;
 
 use super::identity::PublicKey;
+use super::liveness::Liveness;
 use super::stream::Stream;
 use crate::model::{Error, Kind, Result};
 use crate::wire::VERSION;
@@ -53,6 +55,7 @@ pub struct Connection {
     label: String,
     /// A client's endpoint lives as long as its connection.
     endpoint: Option<quinn::Endpoint>,
+    liveness: Arc<Liveness>,
 }
 
 impl Connection {
@@ -60,7 +63,8 @@ impl Connection {
         let shown = quic.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
         let peer = shown.and_then(|certs| PublicKey::from_spki(certs.first()?.as_ref()));
         let peer = peer.ok_or_else(|| Error::new(Kind::Unreachable, format!("{label} proved no key")))?;
-        Ok(Connection { quic, peer, label, endpoint })
+        let liveness = Arc::new(Liveness::of(&quic));
+        Ok(Connection { quic, peer, label, endpoint, liveness })
     }
 
     /// The key that the other end proved.
@@ -117,6 +121,12 @@ impl Connection {
         self.quic.close_reason().is_none()
     }
 
+    /// Looks whether a client of this machine that has fallen silent was killed; if so, the connection ends at once rather
+    /// than when its patience is over. Takes a few seconds.
+    pub async fn look_for_peer(&self) {
+        self.liveness.look(&self.quic).await;
+    }
+
     pub fn close_revoked(&self) {
         self.close(Close::Revoked, "the key was revoked");
     }
@@ -138,6 +148,13 @@ impl Connection {
     }
 
     pub(super) fn lost(&self, error: &ConnectionError) -> Error {
+        if self.liveness.is_gone() {
+            return Error::new(
+                Kind::Unreachable,
+                format!("{} is gone: nothing listens at {} any more", self.label, self.remote_address()),
+            )
+            .hint("was it stopped? What was staged is kept: run it again to go on");
+        }
         lost(&self.label, error)
     }
 
@@ -187,7 +204,9 @@ pub(super) fn lost(label: &str, error: &ConnectionError) -> Error {
         ConnectionError::TimedOut => unreachable(format!("{label} does not answer any more")).hint(
             "is the network up, and does `mcloud server` run there? What was staged is kept: run it again to go on",
         ),
-        ConnectionError::Reset => unreachable(format!("{label} was restarted")).hint("run it again"),
+        ConnectionError::Reset => {
+            unreachable(format!("{label} was restarted")).hint("what was staged is kept: run it again to go on")
+        }
         ConnectionError::LocallyClosed => Error::new(Kind::Cancelled, format!("the connection to {label} was closed")),
         ConnectionError::VersionMismatch => {
             unreachable(format!("{label} speaks no version of QUIC that is known here"))

@@ -11,7 +11,8 @@ use rustix::net::sockopt;
 use rustls::AlertDescription;
 
 use super::connection::{Close, Connection, alert, lost};
-use super::identity::{Identity, PublicKey};
+use super::identity::{Identity, PublicKey, random};
+use super::liveness::refused;
 use super::tls::{self, Admit};
 use crate::model::reference::Address;
 use crate::model::{Error, Kind, Result};
@@ -59,8 +60,38 @@ fn transport(near: bool) -> Arc<TransportConfig> {
     Arc::new(config)
 }
 
-fn endpoint(socket: UdpSocket, server: Option<quinn::ServerConfig>) -> io::Result<quinn::Endpoint> {
-    let mut config = EndpointConfig::default();
+/// Connection ids that mean nothing. (QUIC's own are of one process, and what another one was sent is dropped unread.)
+struct Ids;
+
+impl quinn::ConnectionIdGenerator for Ids {
+    fn generate_cid(&mut self) -> quinn::ConnectionId {
+        // An id that somebody can guess is no harm.
+        quinn::ConnectionId::new(&random::<8>().unwrap_or_default())
+    }
+
+    fn cid_len(&self) -> usize {
+        8
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// A daemon that was restarted tells the peers of the one before it that those connections are over (RFC 9000, 10.3): its
+/// tokens come from its identity.
+fn server_config(identity: &Identity) -> EndpointConfig {
+    let key = blake3::derive_key("mcloud quic stateless reset", identity.seed());
+    let mut config = EndpointConfig::new(Arc::new(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &key)));
+    config.cid_generator(|| Box::new(Ids));
+    config
+}
+
+fn endpoint(
+    mut config: EndpointConfig,
+    socket: UdpSocket,
+    server: Option<quinn::ServerConfig>,
+) -> io::Result<quinn::Endpoint> {
     config.max_udp_payload_size(DATAGRAM_BYTES).map_err(io::Error::other)?;
     quinn::Endpoint::new(config, server, socket, Arc::new(TokioRuntime))
 }
@@ -104,7 +135,8 @@ impl Listener {
         };
         let (near, far) = (config(true), config(false));
         let socket = socket(address).map_err(cannot)?;
-        let endpoint = endpoint(socket, Some(quinn::ServerConfig::clone(&far))).map_err(cannot)?;
+        let endpoint =
+            endpoint(server_config(identity), socket, Some(quinn::ServerConfig::clone(&far))).map_err(cannot)?;
         let address = endpoint.local_addr().map_err(cannot)?;
         Ok(Listener { endpoint, address, near, far })
     }
@@ -175,7 +207,7 @@ async fn dial_one(
     let cannot =
         |error: io::Error| Error::new(Kind::Unreachable, format!("cannot reach {label} at {address}")).because(error);
     let socket = socket(SocketAddr::new(any, 0)).map_err(cannot)?;
-    let endpoint = endpoint(socket, None).map_err(cannot)?;
+    let endpoint = endpoint(EndpointConfig::default(), socket, None).map_err(cannot)?;
     let (crypto, shown) = tls::client(identity, host, version)?;
     let crypto =
         QuicClientConfig::try_from(crypto).map_err(|error| Error::failed("QUIC cannot be set up").because(error))?;
@@ -213,22 +245,6 @@ async fn dial_one(
         error => lost(label, error),
     })?;
     Connection::new(quic, label.to_owned(), Some(endpoint))
-}
-
-/// Comes back only if the system says that nobody listens at `address`. QUIC does not listen to that; people do.
-async fn refused(address: SocketAddr) -> io::Error {
-    let asked = async {
-        let any = if address.is_ipv6() { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
-        let probe = tokio::net::UdpSocket::bind((any, 0)).await?;
-        probe.connect(address).await?;
-        // One byte is no QUIC packet: a daemon drops it.
-        probe.send(&[0]).await?;
-        probe.recv(&mut [0; 16]).await
-    };
-    match asked.await {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => error,
-        _ => std::future::pending().await,
-    }
 }
 
 /// The addresses of a host, IPv4 first only where the system's resolver says so.

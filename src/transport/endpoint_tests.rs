@@ -22,8 +22,11 @@ struct Host {
 
 /// A host that answers each stream with what it was sent.
 fn host(known: Known) -> Host {
-    let identity = Identity::generate().unwrap();
-    let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), &identity, Arc::new(known)).unwrap();
+    host_at("127.0.0.1:0".parse().unwrap(), &Identity::generate().unwrap(), known)
+}
+
+fn host_at(address: SocketAddr, identity: &Identity, known: Known) -> Host {
+    let listener = Listener::bind(address, identity, Arc::new(known)).unwrap();
     let listener = Arc::new(listener);
     let accepting = listener.clone();
     tokio::spawn(async move {
@@ -131,4 +134,49 @@ async fn a_host_that_closes_ends_its_connections_with_a_reason() {
 #[test]
 fn this_machine_has_addresses() {
     assert!(!local_addresses().is_empty());
+}
+
+/// A host in a runtime of its own, which can be killed: it says no goodbye.
+struct Mortal {
+    runtime: Option<tokio::runtime::Runtime>,
+    address: SocketAddr,
+}
+
+impl Mortal {
+    fn start(address: SocketAddr, identity: &Identity, client: &Identity) -> Mortal {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let host = runtime.block_on(async { host_at(address, identity, known(&[client])) });
+        let address = host.listener.address();
+        Mortal { runtime: Some(runtime), address }
+    }
+
+    fn kill(mut self) {
+        self.runtime.take().unwrap().shutdown_timeout(Duration::from_millis(100));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_was_killed_is_missed_soon_and_one_that_was_restarted_says_so() {
+    let (identity, client) = (Arc::new(Identity::generate().unwrap()), Arc::new(Identity::generate().unwrap()));
+    let start = async |address: SocketAddr| {
+        let (identity, client) = (identity.clone(), client.clone());
+        tokio::task::spawn_blocking(move || Mortal::start(address, &identity, &client)).await.unwrap()
+    };
+    let kill = async |host: Mortal| tokio::task::spawn_blocking(move || host.kill()).await.unwrap();
+    let host = start("127.0.0.1:0".parse().unwrap()).await;
+    let address = host.address;
+    let connection = dial(&[address], "the host", &client, identity.public()).await.unwrap();
+    assert_eq!(echo(&connection).await.unwrap(), "why");
+    kill(host).await;
+    let host = start(address).await;
+    let error = echo(&connection).await.unwrap_err();
+    assert!(error.message.contains("restarted"), "{}", error.chain());
+
+    let connection = dial(&[address], "the host", &client, identity.public()).await.unwrap();
+    assert_eq!(echo(&connection).await.unwrap(), "why");
+    kill(host).await;
+    let before = std::time::Instant::now();
+    let error = connection.closed().await;
+    assert!(error.message.contains("gone"), "{}", error.chain());
+    assert!(before.elapsed() < Duration::from_secs(6), "{:?}", before.elapsed());
 }
