@@ -110,6 +110,7 @@ enum Verb {
 
 /// The whole program: parses, does, tells, and gives the exit status.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    crate::sys::memory::keep_buffers();
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let parsed = command().try_get_matches_from(&arguments).and_then(|matches| Mcloud::from_arg_matches(&matches));
     let parsed = match parsed {

@@ -4,4 +4,5 @@
 pub mod clock;
 pub mod copy;
 pub mod dir;
+pub mod memory;
 pub mod meta;

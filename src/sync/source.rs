@@ -441,7 +441,7 @@ impl Source {
         if gather.items.is_empty() {
             return Ok(());
         }
-        let full = std::mem::replace(gather, Gather { items: Vec::new(), data: Vec::with_capacity(gather.data.capacity()) });
+        let full = std::mem::replace(gather, Gather { items: Vec::new(), data: Vec::with_capacity(BATCH_BYTES as usize + MAX) });
         self.pace.spend(full.data.len() as u64);
         tell(&self.tell, Tell::Files { items: full.items, data: full.data.into() })
     }
@@ -550,16 +550,15 @@ impl Source {
         let (mut first, mut count) = (None, 0u64);
         let (mut offset, mut carried) = (0u64, Vec::new());
         loop {
-            let mut data = std::mem::take(&mut carried);
-            let kept = data.len();
-            data.resize(kept + BATCH_BYTES as usize, 0);
-            let got = match open.read_at(&mut data[kept..], offset + kept as u64) {
+            let mut data = Vec::with_capacity(carried.len() + BATCH_BYTES as usize);
+            data.append(&mut carried);
+            let kept = data.len() as u64;
+            let got = match open.append(&mut data, BATCH_BYTES as usize, offset + kept) {
                 Ok(got) => got,
                 Err(error) => return Ok(Err(error)),
             };
             self.counters.bytes_read.fetch_add(got as u64, Ordering::Relaxed);
             let last = got < BATCH_BYTES as usize;
-            data.truncate(kept + got);
             let mut chunks = Vec::new();
             let used = if last && offset == 0 && data.len() <= MAX {
                 chunks = chunk::all_chunks(&data);
@@ -567,7 +566,6 @@ impl Source {
             } else {
                 chunk::chunks(&data, last, &mut chunks)
             };
-            carried = Vec::with_capacity(MAX + BATCH_BYTES as usize);
             carried.extend_from_slice(&data[used..]);
             data.truncate(used);
             for chunk in &chunks {

@@ -121,8 +121,8 @@ fn cut_segment(open: &Open, start: u64, buffer: &mut Vec<u8>, read: &AtomicU64) 
         }
         return Ok(cuts);
     }
-    buffer.resize(span as usize, 0);
-    let count = open.read_at(buffer, start)?;
+    buffer.clear();
+    let count = open.append(buffer, span as usize, start)?;
     read.fetch_add(count as u64, Ordering::Relaxed);
     let mut at = 0;
     while at < count && inside(start + at as u64) {

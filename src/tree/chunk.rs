@@ -4,8 +4,9 @@
 use super::link::ChunkRef;
 use crate::model::Name;
 
-/// No chunk is shorter but a file's last, none longer; the mean is near `AVERAGE`.
-pub const MIN: usize = 16 * 1024;
+/// No chunk is shorter but a file's last, none longer; the mean is a little above `AVERAGE`. The bytes below the minimum
+/// are never looked at, which makes cutting half as dear as with the customary quarter.
+pub const MIN: usize = 32 * 1024;
 pub const AVERAGE: usize = 64 * 1024;
 pub const MAX: usize = 256 * 1024;
 

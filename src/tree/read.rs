@@ -11,6 +11,7 @@ use super::link::ChunkRef;
 use super::view::{Item, Print};
 use crate::sys::clock::{Time, file_clock};
 use crate::sys::dir::Dir;
+use crate::sys::memory::append_at;
 use crate::sys::meta;
 
 /// How often a file that changes under the reading is read again.
@@ -39,6 +40,9 @@ pub fn open(dir: &Dir, item: &mut Item) -> Result<Open> {
     let stat = meta::stat_file(&file)?;
     if !is_as_printed(&stat, item) {
         refresh(&file, &stat, item)?;
+    } else if item.is_unread() {
+        // The walk leaves these to whoever opens the file.
+        item.entry.meta.xattrs = meta::xattrs_of(&file)?;
     }
     Ok(Open { size: stat.st_size as u64, sparse: meta::has_holes(&stat), file, opened })
 }
@@ -60,6 +64,11 @@ impl Open {
         }
         item.print.trusted = is_settled(&stat, self.opened);
         Ok(true)
+    }
+
+    /// Appends up to `len` bytes at `offset` to `out`; less only at the end of the file. Returns how many.
+    pub fn append(&self, out: &mut Vec<u8>, len: usize, offset: u64) -> Result<usize> {
+        append_at(&self.file, out, len, offset)
     }
 
     /// Reads up to `buffer`'s length at `offset`; less only at the end of the file.
@@ -93,9 +102,7 @@ pub fn read_whole(dir: &Dir, item: &mut Item, out: &mut Vec<u8>) -> Result<Whole
         let open = open(dir, item)?;
         let size = usize::try_from(open.size).unwrap_or(usize::MAX);
         // One byte more than it should have shows that it grew.
-        out.resize(start + size + 1, 0);
-        let count = open.read_at(&mut out[start..], 0)?;
-        out.truncate(start + count);
+        let count = open.append(out, size + 1, 0)?;
         tries += 1;
         let stable = count == size && open.stood_still(item)?;
         if stable || tries == TRIES {
@@ -147,7 +154,8 @@ pub fn kind_of(stat: &rustix::fs::Stat) -> Option<EntryKind> {
     })
 }
 
-/// A new item for what stands at `name` in `dir`, with all but a file's content.
+/// A new item for what stands at `name` in `dir`. A file's content is left unknown, and with it its extended attributes:
+/// they are read when it is opened.
 pub fn look_at(dir: &Dir, name: &[u8], stat: &rustix::fs::Stat, now: Time) -> Result<Option<Item>> {
     let Some(mut kind) = kind_of(stat) else { return Ok(None) };
     if let EntryKind::Symlink { target } = &mut kind {
@@ -155,7 +163,9 @@ pub fn look_at(dir: &Dir, name: &[u8], stat: &rustix::fs::Stat, now: Time) -> Re
     }
     let mut item = Item::new(Entry { name: name.into(), meta: super::entry::Meta::default(), kind }, Print::default());
     take_stat(stat, &mut item);
-    item.entry.meta.xattrs = meta::xattrs_at(dir, name)?;
+    if !item.is_unread() {
+        item.entry.meta.xattrs = meta::xattrs_at(dir, name)?;
+    }
     item.print.trusted = is_settled(stat, now);
     Ok(Some(item))
 }
