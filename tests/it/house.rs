@@ -22,7 +22,7 @@ const LAYERS: &[(&str, u8)] = &[
 ];
 
 /// Arrows within a layer: who may use whom.
-const BESIDE: &[(&str, &str)] = &[("sys", "model"), ("wire", "tree"), ("wire", "sync")];
+const BESIDE: &[(&str, &str)] = &[("wire", "tree")];
 
 /// Arrows that run downward and still must not be: these know nothing of trees.
 const NEVER: &[(&str, &str)] =

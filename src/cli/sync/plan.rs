@@ -105,7 +105,7 @@ pub fn summary(report: &Report, dry_run: bool) -> String {
         (0, 0) => String::new(),
         (sent, received) => format!(", {} sent, {} received", size(sent), size(received)),
     };
-    let mut line = format!("done: {what} of {all}{wire} in {took}");
+    let mut line = format!("done in {took}: {what}{wire} ({all} in all)");
     if report.paused_ms > 0 {
         line.push_str(&format!(", the source paused for {} ms", count(report.paused_ms)));
     }
@@ -151,7 +151,7 @@ mod tests {
         let report =
             Report { files_created: 2, entries_total: 1, root_source: name, root_target: name, ..Report::default() };
         let text = summary(&report, false);
-        assert!(text.starts_with("done: 2 created of 1 entry, 0 B in 0.00 s\nboth are "), "{text}");
+        assert!(text.starts_with("done in 0.00 s: 2 created (1 entry, 0 B in all)\nboth are "), "{text}");
         assert!(!summary(&Report { root_target: None, ..report }, false).contains("both"));
     }
 }
