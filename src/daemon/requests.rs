@@ -79,7 +79,7 @@ impl Session {
             }
         };
         let arrived = tokio::time::timeout(FIRST_FRAME, arrival).await;
-        arrived.ok().and_then(|arrived| arrived.ok()).ok_or_else(|| nonsense("a sync whose source does not come"))
+        arrived.ok().and_then(Result::ok).ok_or_else(|| nonsense("a sync whose source does not come"))
     }
 
     /// The sync with this number is over, and its source not wanted any more.

@@ -254,7 +254,7 @@ pub async fn resolve(address: &Address) -> Result<Vec<SocketAddr>> {
         Error::new(Kind::Unreachable, format!("the host `{}` is not known", address.host))
             .hint("is its name spelled right? An IP address works, too")
     };
-    match found.map(|found| found.collect::<Vec<_>>()) {
+    match found.map(Iterator::collect::<Vec<_>>) {
         Ok(found) if found.is_empty() => Err(unknown()),
         Ok(found) => Ok(found),
         Err(error) => Err(unknown().because(error)),

@@ -3,9 +3,11 @@
 //! It pays where the link is slower than a compressor. How fast the link is, is what QUIC's congestion control knows:
 //! a window of bytes a round trip. On a link without delay that is believed only after it had time to grow.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 
-use super::connection::Path;
+use super::connection::{Connection, Path};
 use crate::model::Result;
 use crate::wire::nonsense;
 
@@ -17,7 +19,9 @@ const FAR_RATE: f64 = 200.0 * MB;
 const NEAR_RATE: f64 = 60.0 * MB;
 const SLOW_RATE: f64 = 15.0 * MB;
 /// A near link's window says nothing before this much was sent.
-const GROWN_BYTES: u64 = 4 << 20;
+const GROWN_BYTES: u64 = 512 << 10;
+/// A near link that has not taken it in this time is a slow one.
+const GROWING: Duration = Duration::from_millis(10);
 
 /// Less is not worth the call.
 const WORTH_BYTES: usize = 256;
@@ -27,10 +31,33 @@ const SAMPLE_BYTES: usize = 16 << 10;
 
 /// The zstd level that suits a link; `None` where compressing would hold it up.
 pub(super) fn level(path: Path) -> Option<i32> {
+    if is_far(path) || path.sent_bytes >= GROWN_BYTES { by_rate(path) } else { None }
+}
+
+/// As [`level`], once `given` bytes were given to be sent: a near link that was given enough is waited for until it has
+/// shown what it is. (Its send buffer would take the rest of a small sync at once, and all of it uncompressed.)
+pub(super) async fn level_after(connection: &Connection, given: u64) -> Option<i32> {
+    let begun = Instant::now();
+    loop {
+        let path = connection.path();
+        if is_far(path) || path.sent_bytes >= GROWN_BYTES || given < GROWN_BYTES {
+            return level(path);
+        }
+        if begun.elapsed() >= GROWING {
+            return by_rate(path).or(Some(1));
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn is_far(path: Path) -> bool {
+    path.min_rtt.as_secs_f64() > NEAR_SECONDS
+}
+
+fn by_rate(path: Path) -> Option<i32> {
     let rtt = path.rtt.as_secs_f64().max(1e-6);
     let rate = path.window_bytes as f64 / rtt;
-    let far = path.min_rtt.as_secs_f64() > NEAR_SECONDS;
-    let slow = if far { rate < FAR_RATE } else { path.sent_bytes >= GROWN_BYTES && rate < NEAR_RATE };
+    let slow = rate < if is_far(path) { FAR_RATE } else { NEAR_RATE };
     slow.then_some(if rate < SLOW_RATE { 3 } else { 1 })
 }
 
@@ -71,8 +98,6 @@ pub(super) fn unpack(packed: &[u8], len: usize) -> Result<Bytes> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn path(rtt_us: u64, rate_mb: u64, sent_bytes: u64) -> Path {

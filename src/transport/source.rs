@@ -125,6 +125,7 @@ async fn tells_out(tells: mpsc::Receiver<Tell>, mut sender: Sender) {
 }
 
 async fn pack_all(mut tells: mpsc::Receiver<Tell>, packed: mpsc::Sender<Packed>, connection: Connection) {
+    let mut given = 0;
     loop {
         let tell = tokio::select! {
             tell = tells.recv() => tell,
@@ -133,13 +134,16 @@ async fn pack_all(mut tells: mpsc::Receiver<Tell>, packed: mpsc::Sender<Packed>,
         let Some(tell) = tell else { return };
         let (mut message, mut payload) = wire::tell_out(tell);
         let len: usize = payload.iter().map(Bytes::len).sum();
-        if let Some(level) = pays::level(connection.path()) {
+        if len > 0
+            && let Some(level) = pays::level_after(&connection, given).await
+        {
             let pieces = payload.clone();
             if let Ok(Some(smaller)) = blocking(move || pays::pack(&pieces, level)).await {
                 message.unpacked_len = len as u32;
                 payload = vec![smaller];
             }
         }
+        given += len as u64;
         if packed.send((message, payload)).await.is_err() {
             return;
         }

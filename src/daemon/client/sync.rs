@@ -274,7 +274,7 @@ fn pair(between: &Between, from: &Tenant, to: &Tenant) -> Result<Vec<(VolumeRef,
     let wanted = |volume: &&DataVolume| between.from.service.as_ref().is_none_or(|service| volume.service == *service);
     let volumes: Vec<&DataVolume> = from.volumes.iter().filter(wanted).collect();
     let missing: Vec<String> =
-        volumes.iter().filter(|volume| !to.volumes.contains(volume)).map(|volume| volume.to_string()).collect();
+        volumes.iter().filter(|volume| !to.volumes.contains(volume)).map(ToString::to_string).collect();
     if !missing.is_empty() {
         return Err(Error::new(
             Kind::NotFound,
