@@ -5,6 +5,8 @@
 //!
 //! Prints one line: `bytes=… seconds=… bytes_per_second=…`.
 
+#![allow(clippy::print_stdout)]
+
 use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::Arc;
 use std::time::Instant;

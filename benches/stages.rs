@@ -2,6 +2,8 @@
 //!
 //!     cargo bench --bench stages -- scan
 
+#![allow(clippy::expect_used, clippy::unwrap_used)] // a bench whose ground gives way ends
+
 use std::fs;
 use std::hint::black_box;
 use std::path::{Path, PathBuf};

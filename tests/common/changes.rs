@@ -34,7 +34,7 @@ impl Seen {
         let depth = self.root.components().count();
         let fits = |dir: &&PathBuf| !dir.starts_with(path) && dir.components().count() < depth + 8;
         let outside: Vec<&PathBuf> = self.dirs.iter().filter(fits).collect();
-        rng.pick(&outside).to_path_buf()
+        (*rng.pick(&outside)).clone()
     }
 }
 

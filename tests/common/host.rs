@@ -65,7 +65,7 @@ impl Client {
     }
 
     /// The same client as an unprivileged user, who owns its home.
-    pub fn as_user(mut self, id: u32) -> Client {
+    pub fn by_user(mut self, id: u32) -> Client {
         self.user = Some(id);
         std::os::unix::fs::chown(&self.home, Some(id), Some(id)).expect("a home of its own");
         self

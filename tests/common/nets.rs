@@ -42,6 +42,7 @@ impl Net {
         format!("{}-{number}", self.prefix)
     }
 
+    #[allow(clippy::unused_self)] // every network has the same addresses
     pub fn ip(&self, number: u32) -> String {
         format!("10.77.0.{number}")
     }

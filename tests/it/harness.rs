@@ -105,7 +105,7 @@ fn the_oracle_catches_each_sort_of_difference() {
         ("an owner", |r| std::os::unix::fs::lchown(r.join("link"), Some(12), None).unwrap()),
         ("a group", |r| std::os::unix::fs::lchown(r.join("fifo"), None, Some(12)).unwrap()),
         ("an attribute's value", |r| {
-            rustix::fs::setxattr(r.join("dir/file"), "user.a", b"2", XattrFlags::empty()).unwrap()
+            rustix::fs::setxattr(r.join("dir/file"), "user.a", b"2", XattrFlags::empty()).unwrap();
         }),
         ("an attribute too few", |r| rustix::fs::removexattr(r.join("dir/file"), "user.a").unwrap()),
         ("a symlink's attribute", |r| rustix::fs::lremovexattr(r.join("link"), "trusted.a").unwrap()),

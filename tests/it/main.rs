@@ -1,6 +1,9 @@
 //! The one integration binary: every promise that is seen from outside. Tests need root (devices, mounts, namespaces) and say
 //! so; none is skipped.
 
+// A test that cannot go on fails: that is what its unwraps say.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
+
 #[path = "../common/common.rs"]
 mod common;
 

@@ -176,7 +176,7 @@ fn an_unreadable_file_is_left_out_listed_and_exit_5() {
     put(&target, "secret", "mine stays");
     std::os::unix::fs::chown(target.join("secret"), Some(65534), Some(65534)).unwrap();
 
-    let client = Client::new(&dir.path().join("client")).as_user(65534);
+    let client = Client::new(&dir.path().join("client")).by_user(65534);
     let outcome = client.sync(&source, &target, &[]).exits(5);
     assert_eq!(outcome.last()["event"], "done", "{outcome}");
     let text = outcome.text();
@@ -208,7 +208,7 @@ fn what_a_user_may_not_make_is_listed_and_the_rest_is_there() {
     for path in [&source, &target, &source.join("plain")] {
         std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();
     }
-    let client = Client::new(&dir.path().join("client")).as_user(65534);
+    let client = Client::new(&dir.path().join("client")).by_user(65534);
     let outcome = client.sync(&source, &target, &[]).exits(5);
     assert!(outcome.text().contains("device"), "{outcome}");
     assert_eq!(fs::read_to_string(target.join("plain")).unwrap(), "1");

@@ -30,7 +30,7 @@ fn inodes(root: &Path) -> Vec<u64> {
     let mut found: Vec<u64> = crate::common::trees::walk(root)
         .iter()
         .map(|path| path.symlink_metadata().unwrap())
-        .filter(|status| status.is_file())
+        .filter(fs::Metadata::is_file)
         .map(|status| status.ino())
         .collect();
     found.sort_unstable();

@@ -304,7 +304,8 @@ mod faults {
                 fail::cfg(&name, &format!("{moment}return")).unwrap();
                 let result = engine.sync(&forced());
                 fail::remove(&name);
-                let context = format!("{name}={moment}return: {:?}", result.as_ref().map_err(|error| error.chain()));
+                let context =
+                    format!("{name}={moment}return: {:?}", result.as_ref().map_err(mcloud::model::Error::chain));
                 nothing_is_torn(&engine.target, &context);
                 match result {
                     Ok(_) => assert_equal(&engine.source, &engine.target, &context),
