@@ -27,7 +27,7 @@ fn pattern(rng: &mut Rng) -> String {
         if level > 0 {
             text.push('/');
         }
-        let part: &str = rng.pick(&parts);
+        let part = *rng.pick(&parts);
         text.push_str(part);
     }
     if rng.one_in(4) {
