@@ -155,7 +155,8 @@ impl Watching {
             if fresh {
                 state.moving = true;
                 state.files = 0;
-                let template = "{bar:24} {decimal_bytes}/{decimal_total_bytes}  {msg}  {decimal_bytes_per_sec}  {eta} left";
+                let template =
+                    "{bar:24} {decimal_bytes}/{decimal_total_bytes}  {msg}  {decimal_bytes_per_sec}  {eta} left";
                 state.bar = Some(bar(template, Some(bytes_total)));
             }
             state.files = state.files.max(files_done);
