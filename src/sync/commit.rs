@@ -194,30 +194,30 @@ impl Scribe<'_> {
             let here = join(path, &item.entry.name);
             let this = child;
             child += u32::from(item.entry.is_dir());
-            let mut dressed = |entry: &Entry| dress.push(Op::Dress { path: here.clone(), entry: Box::new(entry.clone()) });
+            let dressed = |entry: &Entry| Op::Dress { path: here.clone(), entry: Box::new(entry.clone()) };
             match item.state {
                 State::Staged => {
                     self.push(&Op::Attach { from: Stage::slot_path(item.slot), path: here.clone() })?;
-                    self.relink(&here, links)?;
+                    self.relink(&here, links, dress)?;
                 }
                 State::Patched => {
                     let ino = self.own_ino(number, &item.entry.name)?;
                     self.push(&Op::Patch { from: Stage::slot_path(item.slot), path: here.clone(), ino })?;
-                    dressed(&item.entry);
+                    dress.push(dressed(&item.entry));
                 }
                 State::Moved => {
                     let from = self.moved.get(&item.slot).cloned();
                     let from = from.ok_or_else(|| Error::failed("a move has lost its start"))?;
                     self.push(&Op::Attach { from, path: here.clone() })?;
-                    self.relink(&here, links)?;
-                    dressed(&item.entry);
+                    self.relink(&here, links, dress)?;
+                    dress.push(dressed(&item.entry));
                     late = true;
                 }
                 State::MovedDir => {
                     let from = moved_dirs.get(&this).cloned();
                     let from = from.ok_or_else(|| Error::failed("a move has lost its start"))?;
                     self.push(&Op::Attach { from, path: here.clone() })?;
-                    dressed(&item.entry);
+                    dress.push(dressed(&item.entry));
                     late = true;
                 }
                 State::Hardlink => {
@@ -226,16 +226,16 @@ impl Scribe<'_> {
                         late = true;
                     }
                 }
-                State::Touch => dressed(&item.entry),
+                State::Touch => dress.push(dressed(&item.entry)),
                 // Its own entries may change, and with them its time.
-                State::Descend if !is_implied(self.site.filter, &here) => dressed(&item.entry),
+                State::Descend if !is_implied(self.site.filter, &here) => dress.push(dressed(&item.entry)),
                 State::Dropped if item.slot == 0 => {
                     // Gone at the source since the listing: then it goes here, too.
                     if let Some(ino) = self.own_ino_if_there(number, &item.entry.name)? {
                         self.push(&Op::Unlink { path: here, ino })?;
                     }
                 }
-                State::NewDir if !is_implied(self.site.filter, &here) && self.gets_late(this)? => dressed(&item.entry),
+                State::NewDir if !is_implied(self.site.filter, &here) && self.gets_late(this)? => dress.push(dressed(&item.entry)),
                 _ => {}
             }
         }
@@ -254,11 +254,16 @@ impl Scribe<'_> {
     }
 
     /// A file that is replaced takes its further names along.
-    fn relink(&self, first: &[u8], links: &mut Vec<(Vec<u8>, Vec<u8>)>) -> Result<()> {
+    fn relink(&self, first: &[u8], links: &mut Vec<(Vec<u8>, Vec<u8>)>, dress: &mut Vec<Op>) -> Result<()> {
         for path in self.site.own.links.get(first).into_iter().flatten() {
             let wanted = find(&self.want.view, path)?;
             if wanted.is_some_and(|item| matches!(&item.entry.kind, EntryKind::Link { first: other } if **other == *first)) {
                 links.push((path.to_vec(), first.to_vec()));
+                // Its folder, which may be one that is else left alone, gets its time back.
+                let (folder, _) = crate::sys::dir::split_last(path);
+                if let Some(folder_item) = find(&self.want.view, folder)? {
+                    dress.push(Op::Dress { path: folder.to_vec(), entry: Box::new(folder_item.entry) });
+                }
             }
         }
         Ok(())

@@ -19,7 +19,7 @@ use super::receive::{OpenDir, Placed, Shared, lock, staging};
 use super::source::{block_sum, blocks_of, index_error};
 use crate::model::name::Short;
 use crate::model::{Name, Result};
-use crate::sys::copy::{copy_data, copy_range, reflink};
+use crate::sys::copy::{copy_data, copy_range, reflink, write_sparse};
 use crate::sys::dir::Dir;
 use crate::sys::meta;
 use crate::tree::entry::{EntryKind, put, take};
@@ -123,6 +123,8 @@ struct Work {
     placed: Placed,
     pages: Option<Pages>,
     sparse: bool,
+    /// The file began as a clone of the old version: what is not written over is that.
+    cloned: bool,
     /// What was asked for, in order: the chunk and its place.
     needed: Vec<(ChunkRef, u64)>,
     left: usize,
@@ -253,8 +255,9 @@ impl Delta {
             item,
             file,
             placed,
-            pages: pages.then(|| Pages { size, pieces: Vec::new(), end: 0 }),
+            pages: pages.then(|| Pages { size, sparse: told.sparse, pieces: Vec::new(), end: 0 }),
             sparse: told.sparse,
+            cloned: shares,
             left: needed.len(),
             needed,
             spoilt: false,
@@ -326,6 +329,7 @@ impl Delta {
             };
             let written = match &mut work.pages {
                 Some(pages) => pages.add(&work.file, &bytes, offset),
+                None if work.sparse => write_sparse(&work.file, &bytes, offset, !work.cloned),
                 None => place::write(&work.file, &bytes, offset, false),
             };
             written.map_err(|cause| staging(&path, cause))?;
@@ -381,8 +385,9 @@ impl Delta {
             }
             None => {
                 let size = item.entry.size();
-                let whole = if sparse { Ok(()) } else { place::fill_holes(&file, size) };
-                whole.and_then(|()| file.set_len(size)).map_err(|cause| staging(&path, cause))?;
+                file.set_len(size).map_err(|cause| staging(&path, cause))?;
+                let whole = if sparse { place::dig_holes(&file, size) } else { place::fill_holes(&file, size) };
+                whole.map_err(|cause| staging(&path, cause))?;
                 shared.dress(open, &file, &mut item, placed)?;
             }
         }
@@ -394,11 +399,14 @@ impl Delta {
 /// table (8 bytes) (docs/formats.md, Pages).
 pub struct Pages {
     size: u64,
+    /// Blocks of zeros are to be holes.
+    sparse: bool,
     pieces: Vec<(u64, u32)>,
     end: u64,
 }
 
 impl Pages {
+    /// Stages one piece.
     fn add(&mut self, file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
         file.write_all_at(bytes, self.end)?;
         self.end += bytes.len() as u64;
@@ -409,6 +417,7 @@ impl Pages {
     fn seal(&self, file: &File) -> std::io::Result<()> {
         let mut table = Vec::new();
         put(&mut table, self.size);
+        put(&mut table, self.sparse.into());
         for (offset, len) in &self.pieces {
             put(&mut table, *offset);
             put(&mut table, u64::from(*len));
@@ -430,6 +439,7 @@ impl Pages {
         staged.read_exact_at(&mut table, table_at)?;
         let mut rest = &table[..];
         let size = take(&mut rest).ok_or_else(broken)?;
+        let sparse = take(&mut rest).ok_or_else(broken)? != 0;
         to.set_len(size)?;
         let mut at = 0;
         let mut buffer = Vec::new();
@@ -437,7 +447,7 @@ impl Pages {
             let (offset, len) = (take(&mut rest).ok_or_else(broken)?, take(&mut rest).ok_or_else(broken)?);
             buffer.resize(usize::try_from(len).map_err(|_| broken())?, 0);
             staged.read_exact_at(&mut buffer, at)?;
-            to.write_all_at(&buffer, offset)?;
+            if sparse { write_sparse(to, &buffer, offset, false)? } else { to.write_all_at(&buffer, offset)? }
             at += len;
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Error, ErrorKind, Result};
 use std::os::unix::fs::FileExt;
 
-use crate::sys::copy::{copy_data, next_data, reflink, write_sparse};
+use crate::sys::copy::{copy_data, dig, next_data, reflink, write_sparse};
 use crate::sys::dir::Dir;
 use crate::sys::meta;
 use crate::tree::chunk::MAX;
@@ -24,8 +24,9 @@ pub fn create(dir: &Dir, name: &[u8], mode: u32) -> Result<File> {
     }
 }
 
+/// Writes into a new file, which is all hole yet.
 pub fn write(file: &File, data: &[u8], offset: u64, sparse: bool) -> Result<()> {
-    if sparse { write_sparse(file, data, offset) } else { file.write_all_at(data, offset) }
+    if sparse { write_sparse(file, data, offset, true) } else { file.write_all_at(data, offset) }
 }
 
 /// Writes the zeros that were left out of a file that is to have no holes.
@@ -41,6 +42,21 @@ pub fn fill_holes(file: &File, len: u64) -> Result<()> {
             continue;
         }
         at = rustix::fs::seek(file, rustix::fs::SeekFrom::Hole(at)).map_or(len, |hole| hole.max(at + 1));
+    }
+    Ok(())
+}
+
+/// Makes holes of the blocks of zeros that came into a file by copying.
+pub fn dig_holes(file: &File, len: u64) -> Result<()> {
+    let mut buffer = vec![0; 256 * 1024];
+    let mut at = 0;
+    while at < len
+        && let Some(data) = next_data(file, at)?.filter(|data| *data < len)
+    {
+        let step = (len - data).min(buffer.len() as u64) as usize;
+        file.read_exact_at(&mut buffer[..step], data)?;
+        dig(file, &buffer[..step], data)?;
+        at = data + step as u64;
     }
     Ok(())
 }

@@ -68,7 +68,6 @@ impl From<Error> for Stop {
 
 /// The source once it has been scanned.
 struct Source {
-    label: String,
     root: Arc<Dir>,
     view: RwLock<View>,
     tell: mpsc::Sender<Tell>,
@@ -120,10 +119,8 @@ fn serve_opened(dir: &LiveDir, open: &Open, link: &mut SourceEnd) -> Result<(), 
         Some(_) => return Err(Error::failed("the target asked before the scan").into()),
         None => return Err(Stop::HungUp),
     }
+    check_scope(&root, open, &dir.label)?;
     let source = scan(dir, open, root, &filter, Arc::new(records), &rows, link)?;
-    if !open.fresh && !open.path.is_empty() {
-        source.check_scope(open)?;
-    }
     *local.view.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Arc::downgrade(&source));
     let outcome = source.answer(link);
     let view = read_lock(&source.view);
@@ -131,6 +128,18 @@ fn serve_opened(dir: &LiveDir, open: &Open, link: &mut SourceEnd) -> Result<(), 
         save(&view, &rows, &filter);
     }
     outcome
+}
+
+/// What is asked for with `--path` has to be there: nothing is removed at a target because of a slip of the pen.
+fn check_scope(root: &Dir, open: &Open, label: &str) -> Result<()> {
+    let scope = crate::tree::filter::clean_scope(&open.path)?;
+    let (parent, last) = crate::sys::dir::split_last(&scope);
+    let found = scope.is_empty() || root.open_beneath(parent).is_ok_and(|dir| matches!(dir.stat_if_there(last), Ok(Some(_))));
+    if found {
+        return Ok(());
+    }
+    let path = String::from_utf8_lossy(&scope).into_owned();
+    Err(Error::new(Kind::NotFound, format!("there is no {path:?} in {label}")).hint("--path names a file or folder inside the source"))
 }
 
 /// Remembers a view; failing to is no failure of the sync.
@@ -196,7 +205,6 @@ fn scan(
     view.root.entry.encode(&mut top);
     tell(&link.tell, Tell::Scanned { top: top.into(), entries: view.entries, bytes: view.bytes })?;
     Ok(Arc::new(Source {
-        label: dir.label.clone(),
         root,
         view: RwLock::new(view),
         tell: link.tell.clone(),
@@ -222,19 +230,6 @@ pub(super) fn full_scan(
 }
 
 impl Source {
-    fn check_scope(&self, open: &Open) -> Result<()> {
-        let view = read_lock(&self.view);
-        let scope = crate::tree::filter::clean_scope(&open.path)?;
-        let (parent, last) = crate::sys::dir::split_last(&scope);
-        let found = self.root.open_beneath(parent).is_ok_and(|dir| matches!(dir.stat_if_there(last), Ok(Some(_))));
-        if !found && !view.dirs.is_empty() {
-            let path = String::from_utf8_lossy(&scope).into_owned();
-            return Err(Error::new(Kind::NotFound, format!("there is no {path:?} in {}", self.label))
-                .hint("--path names a file or folder inside the source"));
-        }
-        Ok(())
-    }
-
     /// Answers asks until there are no more.
     fn answer(self: &Arc<Source>, link: &mut SourceEnd) -> Result<(), Stop> {
         let (jobs_in, jobs_out) = crossbeam_channel::bounded::<Job>(threads() * 2);

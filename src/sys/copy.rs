@@ -77,26 +77,48 @@ pub fn copy_data(from: &File, from_at: u64, to: &File, to_at: u64, len: u64) -> 
 /// Size of the blocks in which holes are looked for.
 const HOLE: usize = 4096;
 
-/// Writes `data` at `offset` of a file that is all hole there, leaving out whole blocks of zeros.
-pub fn write_sparse(file: &File, data: &[u8], offset: u64) -> Result<()> {
-    let lead = (HOLE - usize::try_from(offset % HOLE as u64).unwrap_or(0)) % HOLE;
+/// Writes `data` at `offset` of a file, making holes of whole blocks of zeros. `blank`: the file is all hole there as it is.
+pub fn write_sparse(file: &File, data: &[u8], offset: u64, blank: bool) -> Result<()> {
+    for (part, is_zero) in runs(data, offset) {
+        match is_zero {
+            false => file.write_all_at(&data[part.clone()], offset + part.start as u64)?,
+            true if blank => {}
+            true => punch(file, &data[part.clone()], offset + part.start as u64)?,
+        }
+    }
+    Ok(())
+}
+
+/// Makes holes of the blocks of zeros in `data`, which is what the file has at `offset`.
+pub fn dig(file: &File, data: &[u8], offset: u64) -> Result<()> {
+    let zeros = runs(data, offset).into_iter().filter(|(_, is_zero)| *is_zero);
+    zeros.into_iter().try_for_each(|(part, _)| punch(file, &data[part.clone()], offset + part.start as u64))
+}
+
+fn punch(file: &File, zeros: &[u8], offset: u64) -> Result<()> {
+    let mode = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+    match rustix::fs::fallocate(file, mode, offset, zeros.len() as u64) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.write_all_at(zeros, offset),
+        other => Ok(other?),
+    }
+}
+
+/// Cuts data at the file's blocks into runs that are all zero and runs that are not.
+fn runs(data: &[u8], offset: u64) -> Vec<(std::ops::Range<usize>, bool)> {
+    let lead = (HOLE - (offset % HOLE as u64) as usize) % HOLE;
     let lead = lead.min(data.len());
-    let mut start = 0;
+    let mut runs: Vec<(std::ops::Range<usize>, bool)> = Vec::new();
     let mut at = 0;
     while at < data.len() {
         let end = if at < lead { lead } else { (at + HOLE).min(data.len()) };
-        if is_zero(&data[at..end]) {
-            if start < at {
-                file.write_all_at(&data[start..at], offset + start as u64)?;
-            }
-            start = end;
+        let zero = is_zero(&data[at..end]);
+        match runs.last_mut() {
+            Some((run, same)) if *same == zero => run.end = end,
+            _ => runs.push((at..end, zero)),
         }
         at = end;
     }
-    if start < data.len() {
-        file.write_all_at(&data[start..], offset + start as u64)?;
-    }
-    Ok(())
+    runs
 }
 
 fn is_zero(bytes: &[u8]) -> bool {

@@ -215,7 +215,7 @@ impl Scan<'_> {
             let known = before.next_if(|item| item.entry.name == entry.name);
             let is_implied = stand == Stand::Above;
             let item = match known {
-                Some(item) if !is_implied && self.vouches(&item, &stat) => item,
+                Some(item) if !is_implied && self.vouches(&item, &stat) && is_whole(&item, records, &mut damaged) => item,
                 _ => {
                     same = false;
                     match look_at(&dir, &entry.name, &stat, now) {
@@ -524,6 +524,13 @@ struct Child {
 pub fn open_index(path: Option<&Path>) -> Result<(Arc<Records>, HashMap<(u64, u64), Row>, super::records::Found)> {
     let (records, rows, found) = Records::open(path)?;
     Ok((Arc::new(records), rows, found))
+}
+
+/// Whether the chunk list that the index has for an item is there and undamaged.
+fn is_whole(item: &Item, records: &Records, damaged: &mut bool) -> bool {
+    let whole = !item.list.is_some() || records.each_chunk(item.list, |_| ()).is_ok();
+    *damaged |= !whole;
+    whole
 }
 
 /// Remembers the chunk list of a file that has more than one.
