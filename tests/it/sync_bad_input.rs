@@ -121,7 +121,6 @@ fn unknown_names_are_each_told_apart() {
     let unknown = |target: &str| stage.admin.sync(&source, target, &[]).fails(1, "not_found");
     says(&unknown(&format!("nobody@{address}")), "nobody");
     says(&unknown(&format!("ghost.shop@{address}:/data")), "ghost");
-    says(&unknown(&format!("shop@{address}:/novolume")), "novolume");
 }
 
 #[test]

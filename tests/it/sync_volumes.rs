@@ -39,6 +39,9 @@ fn a_folder_and_one_data_volume_are_copied_both_ways() {
         stage.admin.sync(&reference, &back, &[]).ok().proves();
         assert_equal(&source, &back, &reference);
     }
+    let none = format!("redis.app@{}:/novolume", stage.daemon.address);
+    let outcome = stage.admin.sync(stage.folder("source0"), &none, &[]).fails(1, "not_found");
+    assert!(outcome.text().contains("novolume"), "{outcome}");
     // They did not mix, and the root volume is another.
     let code = grown(&stage, "code", 50);
     let root = stage.folder("root");

@@ -328,6 +328,7 @@ fn on_a_slow_link_text_is_compressed_and_noise_is_not_held_up() {
     assert!(outcome.wire() < text.len() as u64 * 6 / 10, "{} bytes of text\n{outcome}", text.len());
     fs::write(source.join("noise"), rng.bytes(10 << 20)).unwrap();
     let outcome = world.client.sync(&source, world.shop(1), &[]).ok().proves();
-    assert!(outcome.wire() < (10 << 20) * 106 / 100, "{outcome}");
+    // A full queue drops packets, and those go again.
+    assert!(outcome.wire() < (10 << 20) * 125 / 100, "{outcome}");
     assert_equal(&source, &world.volumes[0], "over a slow link");
 }
