@@ -3,10 +3,7 @@
 //! The modules in the order of their layers; a module uses only those above it in this list (`tests/it/house.rs` checks).
 
 // Printing is the command line's, and what the outside can cause is no reason to panic. Tests and benches may do both.
-#![cfg_attr(
-    not(test),
-    deny(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)
-)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr))]
 
 pub mod model;
 pub mod sys;

@@ -12,8 +12,8 @@ pub mod pace;
 mod place;
 mod plan;
 mod receive;
-mod source;
 mod redo;
+mod source;
 mod stage;
 mod target;
 
@@ -83,8 +83,11 @@ fn refuse_nested(source: &LiveDir, target: &LiveDir) -> Result<()> {
     let (from, to) = (real(&source.root), real(&target.root));
     if from.starts_with(&to) || to.starts_with(&from) {
         let (inner, outer) = if to.starts_with(&from) { ("target", "source") } else { ("source", "target") };
-        return Err(Error::new(Kind::Refused, format!("the {inner} is inside the {outer}: {} and {}", source.label, target.label))
-            .hint("choose a folder outside of it; nothing overrides this"));
+        return Err(Error::new(
+            Kind::Refused,
+            format!("the {inner} is inside the {outer}: {} and {}", source.label, target.label),
+        )
+        .hint("choose a folder outside of it; nothing overrides this"));
     }
     Ok(())
 }
@@ -103,5 +106,6 @@ fn shares_blocks(source: &Path, target: &Path) -> bool {
 
 /// The error of a sync that was told to stop.
 fn cancelled() -> Error {
-    Error::new(Kind::Cancelled, "stopped before anything was changed").hint("run it again to go on; what was received is kept")
+    Error::new(Kind::Cancelled, "stopped before anything was changed")
+        .hint("run it again to go on; what was received is kept")
 }

@@ -27,9 +27,7 @@ impl Name {
 
     /// The first eight bytes, for tables in memory.
     pub fn prefix(&self) -> u64 {
-        u64::from_le_bytes([
-            self.0[0], self.0[1], self.0[2], self.0[3], self.0[4], self.0[5], self.0[6], self.0[7],
-        ])
+        u64::from_le_bytes([self.0[0], self.0[1], self.0[2], self.0[3], self.0[4], self.0[5], self.0[6], self.0[7]])
     }
 
     pub fn from_slice(bytes: &[u8]) -> Option<Name> {

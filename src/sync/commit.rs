@@ -235,7 +235,9 @@ impl Scribe<'_> {
                         self.push(&Op::Unlink { path: here, ino })?;
                     }
                 }
-                State::NewDir if !is_implied(self.site.filter, &here) && self.gets_late(this)? => dress.push(dressed(&item.entry)),
+                State::NewDir if !is_implied(self.site.filter, &here) && self.gets_late(this)? => {
+                    dress.push(dressed(&item.entry));
+                }
                 _ => {}
             }
         }
@@ -257,7 +259,9 @@ impl Scribe<'_> {
     fn relink(&self, first: &[u8], links: &mut Vec<(Vec<u8>, Vec<u8>)>, dress: &mut Vec<Op>) -> Result<()> {
         for path in self.site.own.links.get(first).into_iter().flatten() {
             let wanted = find(&self.want.view, path)?;
-            if wanted.is_some_and(|item| matches!(&item.entry.kind, EntryKind::Link { first: other } if **other == *first)) {
+            if wanted
+                .is_some_and(|item| matches!(&item.entry.kind, EntryKind::Link { first: other } if **other == *first))
+            {
                 links.push((path.to_vec(), first.to_vec()));
                 // Its folder, which may be one that is else left alone, gets its time back.
                 let (folder, _) = crate::sys::dir::split_last(path);
@@ -333,7 +337,9 @@ pub fn look_again(want: &mut Want, root: &Dir, already: &HashSet<Vec<u8>>) -> Re
                 })
             })
             .collect();
-        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(Error::failed("a thread panicked"))))
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(Error::failed("a thread panicked"))))
     })?;
     let (_, found, left_out) = looked.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     for (dir, (id, record)) in found {
@@ -351,7 +357,6 @@ pub fn look_again(want: &mut Want, root: &Dir, already: &HashSet<Vec<u8>>) -> Re
     Ok(left_out)
 }
 
-#[expect(clippy::type_complexity, reason = "device and inode, and the record")]
 fn look_at_dir(
     want: &Want,
     dir: u32,
@@ -365,7 +370,8 @@ fn look_at_dir(
     let Ok(open) = root.open_beneath(&path) else {
         // It went while the commit ran. The index must not claim to know it.
         items.iter_mut().for_each(|item| item.print = Default::default());
-        let record = want.view.records.append(&crate::tree::view::encode_items(&items)).map_err(|cause| index_error(&cause))?;
+        let record =
+            want.view.records.append(&crate::tree::view::encode_items(&items)).map_err(|cause| index_error(&cause))?;
         return Ok(((0, 0), record));
     };
     let own = open.stat_self().map_err(failed)?;
@@ -375,7 +381,7 @@ fn look_at_dir(
             continue;
         }
         let here = join(&path, &item.entry.name);
-        let state = std::mem::take(&mut item.state);
+        item.state = State::Keep;
         item.slot = 0;
         let Some(stat) = open.stat_if_there(&item.entry.name).map_err(failed)? else {
             if !already.contains(&here) {
@@ -386,24 +392,28 @@ fn look_at_dir(
         };
         let wanted = item.entry.clone();
         let is_file = matches!(item.entry.kind, EntryKind::File { .. });
-        if !matches!(item.entry.kind, EntryKind::Link { .. }) && !(implied && item.entry.is_dir() && state == State::Descend) {
-            let implied_dir = item.entry.is_dir() && item.entry.meta == Meta::default();
-            take_stat(&stat, item);
-            if implied_dir {
-                item.entry.meta = Meta::default();
-            }
+        let is_link = matches!(item.entry.kind, EntryKind::Link { .. });
+        let only_passed = implied && item.entry.is_dir();
+        if is_link || only_passed {
+            let ctime = crate::sys::meta::stamps(&stat).1;
+            item.print = crate::tree::view::Print { ino: stat.st_ino, ctime, trusted: false };
         } else {
-            item.print = crate::tree::view::Print { ino: stat.st_ino, ctime: crate::sys::meta::stamps(&stat).1, trusted: false };
+            take_stat(&stat, item);
         }
-        let same_kind = kind_of(&stat).is_some_and(|kind| kind.is_like(&wanted.kind) || matches!(wanted.kind, EntryKind::Link { .. }));
+        let same_kind = kind_of(&stat)
+            .is_some_and(|kind| kind.is_like(&wanted.kind) || matches!(wanted.kind, EntryKind::Link { .. }));
         item.print.trusted = same_kind && (!is_file || is_as_printed(&stat, item));
         if matches!(wanted.kind, EntryKind::Symlink { .. }) {
             item.entry.meta.mode = wanted.meta.mode;
         }
         if (!same_kind || item.entry.meta != wanted.meta) && !already.contains(&here) && !item.entry.is_dir() {
-            left_out.push(LeftOut { path: here, reason: "its metadata could not be kept by the target's file system".into() });
+            left_out.push(LeftOut {
+                path: here,
+                reason: "its metadata could not be kept by the target's file system".into(),
+            });
         }
     }
-    let record = want.view.records.append(&crate::tree::view::encode_items(&items)).map_err(|cause| index_error(&cause))?;
+    let record =
+        want.view.records.append(&crate::tree::view::encode_items(&items)).map_err(|cause| index_error(&cause))?;
     Ok(((own.st_dev, own.st_ino), record))
 }

@@ -125,7 +125,8 @@ pub fn gone() -> Error {
 
 /// The source said something that makes no sense.
 pub fn nonsense(what: &str) -> Error {
-    Error::new(Kind::Corrupt, format!("the source sent {what}")).hint("run the sync again; if it happens again, update both ends")
+    Error::new(Kind::Corrupt, format!("the source sent {what}"))
+        .hint("run the sync again; if it happens again, update both ends")
 }
 
 /// A directory of which the listing is awaited.
@@ -228,7 +229,14 @@ impl Walk<'_> {
         }
     }
 
-    fn listing(&mut self, src: u32, first_child: u32, nodes: Vec<ListingNode>, more: bool, talk: &Talk<'_>) -> Result<()> {
+    fn listing(
+        &mut self,
+        src: u32,
+        first_child: u32,
+        nodes: Vec<ListingNode>,
+        more: bool,
+        talk: &Talk<'_>,
+    ) -> Result<()> {
         let Some(awaited) = self.awaited.get_mut(&src) else {
             return Err(nonsense("a listing that was not asked for"));
         };
@@ -309,7 +317,9 @@ impl Walk<'_> {
             let mut item = Item::new(entry, Print::default());
             let own_item = beside.map(|(_, own_item)| own_item);
             let alike = own_item.filter(|own_item| own_item.entry.kind.is_like(&item.entry.kind));
-            if alike.is_none() && let Some((at, _)) = beside {
+            if alike.is_none()
+                && let Some((at, _)) = beside
+            {
                 // Something of another kind stands there: it goes.
                 self.want.removed.push((own_dir, at as u32));
             }

@@ -49,7 +49,9 @@ impl Basis {
         }
         let list = match (item.list.is_some(), &item.entry.kind) {
             (true, _) => records.all_chunks(item.list).map_err(|cause| index_error(&cause))?,
-            (false, EntryKind::File { size, content }) if *size > 0 => vec![ChunkRef { name: *content, len: *size as u32 }],
+            (false, EntryKind::File { size, content }) if *size > 0 => {
+                vec![ChunkRef { name: *content, len: *size as u32 }]
+            }
             _ => Vec::new(),
         };
         Ok(Some(Basis { item, file, chunks: with_offsets(list) }))
@@ -81,8 +83,11 @@ impl Leftovers {
     pub fn of(view: &View, root: &Dir) -> Result<Leftovers> {
         let mut found = Leftovers::default();
         for dir in 0..view.dirs.len() as u32 {
-            for item in view.items(dir).map_err(|cause| index_error(&cause))?.iter().filter(|item| item.list.is_some()) {
-                let Ok(file) = root.open_beneath(&view.path(dir)).and_then(|open| open.read(&item.entry.name)) else { continue };
+            for item in view.items(dir).map_err(|cause| index_error(&cause))?.iter().filter(|item| item.list.is_some())
+            {
+                let Ok(file) = root.open_beneath(&view.path(dir)).and_then(|open| open.read(&item.entry.name)) else {
+                    continue;
+                };
                 let list = view.records.all_chunks(item.list).map_err(|cause| index_error(&cause))?;
                 for (chunk, offset) in with_offsets(list) {
                     found.chunks.insert(chunk.name.prefix(), (chunk, found.files.len(), offset));
@@ -189,7 +194,13 @@ impl Delta {
 
     /// The whole list is here: decides how the file is built, puts in what is here, and says what has to come. `None` if
     /// the old version is no longer what it was.
-    pub(super) fn plan(&self, shared: &Shared<'_>, open: &OpenDir, mut item: Item, told: FileItem) -> Result<Option<Vec<NeedRange>>> {
+    pub(super) fn plan(
+        &self,
+        shared: &Shared<'_>,
+        open: &OpenDir,
+        mut item: Item,
+        told: FileItem,
+    ) -> Result<Option<Vec<NeedRange>>> {
         let mut inner = lock(&self.inner);
         let list = std::mem::take(&mut inner.list);
         let size: u64 = list.iter().map(|chunk| u64::from(chunk.len)).sum();
@@ -288,10 +299,18 @@ impl Delta {
     /// Whether only pages change, in a file so large that copying it would cost more than changing it.
     fn suits_in_place(&self, list: &[(ChunkRef, u64)], found: &[Found], shared: &Shared<'_>, size: u64) -> bool {
         let Some(basis) = &self.basis else { return false };
-        let stays: u64 =
-            list.iter().zip(found).filter(|(_, found)| matches!(found, Found::InPlace)).map(|((chunk, _), _)| u64::from(chunk.len)).sum();
+        let stays: u64 = list
+            .iter()
+            .zip(found)
+            .filter(|(_, found)| matches!(found, Found::InPlace))
+            .map(|((chunk, _), _)| u64::from(chunk.len))
+            .sum();
         let all_found_in_place = !found.iter().any(|found| matches!(found, Found::Own(_)));
-        size >= IN_PLACE_MIN && basis.item.entry.size() >= IN_PLACE_MIN && stays * 2 >= size && all_found_in_place && shared.site.root.is_some()
+        size >= IN_PLACE_MIN
+            && basis.item.entry.size() >= IN_PLACE_MIN
+            && stays * 2 >= size
+            && all_found_in_place
+            && shared.site.root.is_some()
     }
 
     /// What the target has in the blocks of a range, if it has all of it.
@@ -339,7 +358,13 @@ impl Delta {
     }
 
     /// The bytes of one chunk from what came and what is here; `None` if they are not what its name says.
-    fn put_together(&self, chunk: ChunkRef, offset: u64, sent: &SentRange, rest: &mut &[u8]) -> Result<Option<Vec<u8>>> {
+    fn put_together(
+        &self,
+        chunk: ChunkRef,
+        offset: u64,
+        sent: &SentRange,
+        rest: &mut &[u8],
+    ) -> Result<Option<Vec<u8>>> {
         let mut next = |len: usize| {
             let (taken, after) = rest.split_at_checked(len).ok_or_else(|| nonsense("less content than it said"))?;
             *rest = after;
@@ -356,7 +381,8 @@ impl Delta {
                 }
                 let all: Vec<_> = blocks_of(offset, chunk.len).collect();
                 for number in blocks {
-                    let block = all.get(*number as usize).cloned().ok_or_else(|| nonsense("a block outside its range"))?;
+                    let block =
+                        all.get(*number as usize).cloned().ok_or_else(|| nonsense("a block outside its range"))?;
                     let len = block.len();
                     bytes[block].copy_from_slice(next(len)?);
                 }
@@ -447,10 +473,13 @@ impl Pages {
             let (offset, len) = (take(&mut rest).ok_or_else(broken)?, take(&mut rest).ok_or_else(broken)?);
             buffer.resize(usize::try_from(len).map_err(|_| broken())?, 0);
             staged.read_exact_at(&mut buffer, at)?;
-            if sparse { write_sparse(to, &buffer, offset, false)? } else { to.write_all_at(&buffer, offset)? }
+            if sparse {
+                write_sparse(to, &buffer, offset, false)?;
+            } else {
+                to.write_all_at(&buffer, offset)?;
+            }
             at += len;
         }
         Ok(())
     }
 }
-

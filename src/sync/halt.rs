@@ -25,7 +25,10 @@ pub fn halts(weights: Weights, options: &SyncOptions) -> Vec<Halt> {
     }
     if weights.source_entries == 0 && weights.target_entries > 0 {
         halts.push(Halt {
-            message: format!("the source is empty, and the target has {} entries that would be removed", weights.target_entries),
+            message: format!(
+                "the source is empty, and the target has {} entries that would be removed",
+                weights.target_entries
+            ),
             hint: "is the source mounted, is it the folder you mean? --yes or --force empties the target".into(),
             yes_overrides: true,
         });

@@ -95,7 +95,10 @@ pub fn make(dir: &Dir, name: &[u8], entry: &Entry) -> Result<Vec<String>> {
 
 /// Whether the file system or our rights, not the moment, forbid making something.
 pub fn is_refusal(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported | ErrorKind::InvalidInput | ErrorKind::InvalidFilename)
+    matches!(
+        error.kind(),
+        ErrorKind::PermissionDenied | ErrorKind::Unsupported | ErrorKind::InvalidInput | ErrorKind::InvalidFilename
+    )
 }
 
 /// Copies `from`, of which `item` says what it is, into the empty `to`, sharing blocks where it can be. False if it is no

@@ -57,7 +57,9 @@ pub fn plan(own: &View, want: &Want) -> Result<(Plan, Tally)> {
                 }
                 State::NewDir => plan.created.add(path, 0),
                 State::Descend => {
-                    let is_other = own_items.iter().any(|own| own.entry.name == item.entry.name && own.entry.meta != item.entry.meta);
+                    let is_other = own_items
+                        .iter()
+                        .any(|own| own.entry.name == item.entry.name && own.entry.meta != item.entry.meta);
                     if is_other {
                         plan.touched.add(path, 0);
                     }
@@ -86,8 +88,7 @@ pub fn plan(own: &View, want: &Want) -> Result<(Plan, Tally)> {
         plan.moved.add(moved(&own.path(twin), &want.view.path(wanted)), 0);
         plan.moved.count += files.saturating_sub(1);
     }
-    let moved_out: HashSet<u32> =
-        want.moved_dirs.iter().flat_map(|&(_, twin)| subtree(own, twin)).collect();
+    let moved_out: HashSet<u32> = want.moved_dirs.iter().flat_map(|&(_, twin)| subtree(own, twin)).collect();
     let claimed = want.moved_files().collect();
     for &(dir, at) in &want.removed {
         count_removed(own, dir, at, &moved_out, &claimed, &mut plan, &mut tally)?;

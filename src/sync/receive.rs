@@ -86,7 +86,8 @@ pub fn stage(site: &Site<'_>, want: &mut Want, talk: &mut Talk<'_>) -> Result<St
             scope.spawn(move || shared.work(&jobs));
         }
         drop(jobs_out);
-        let mut taker = Taker { shared: &shared, want, jobs: jobs_in, open: HashMap::new(), bigs: HashMap::new(), next: 0 };
+        let mut taker =
+            Taker { shared: &shared, want, jobs: jobs_in, open: HashMap::new(), bigs: HashMap::new(), next: 0 };
         let outcome = taker.run(talk);
         drop(taker);
         // What stopped the writers explains more than that they stopped.
@@ -381,7 +382,10 @@ impl Taker<'_, '_> {
                 sparse: false,
                 state: FileState::Ok,
             };
-            self.job(Job::Files(empty.into_iter().map(|at| (open.clone(), at, told.clone(), 0..0)).collect(), Bytes::new()))?;
+            self.job(Job::Files(
+                empty.into_iter().map(|at| (open.clone(), at, told.clone(), 0..0)).collect(),
+                Bytes::new(),
+            ))?;
         }
         for (at, from, entry) in jobs {
             match from {
@@ -411,7 +415,8 @@ impl Taker<'_, '_> {
             let open = self.opened(item.dir)?;
             let position = lock(&open.inner).by_src.get(&item.entry).copied();
             let position = position.ok_or_else(|| nonsense("a file that was not asked for"))?;
-            let end = usize::try_from(item.len).ok().and_then(|len| at.checked_add(len)).filter(|end| *end <= data.len());
+            let end =
+                usize::try_from(item.len).ok().and_then(|len| at.checked_add(len)).filter(|end| *end <= data.len());
             let end = end.ok_or_else(|| nonsense("less content than it said"))?;
             work.push((open, position, item, at..end));
             at = end;
@@ -547,7 +552,8 @@ impl Shared<'_> {
         }
         if data.len() > MAX {
             // It grew since it was listed, and was told whole nonetheless.
-            crate::tree::scan::keep_list(&mut item, &chunk::all_chunks(data), &self.records).map_err(|cause| index_error(&cause))?;
+            crate::tree::scan::keep_list(&mut item, &chunk::all_chunks(data), &self.records)
+                .map_err(|cause| index_error(&cause))?;
         }
         let (file, placed) = self.create(open, &item)?;
         place::write(&file, data, 0, told.sparse)
@@ -671,7 +677,9 @@ impl Shared<'_> {
         let source = root.open_beneath(&own.path(dir)).and_then(|folder| folder.read(&from.entry.name));
         let Ok(source) = source else { return Ok(None) };
         let (file, placed) = self.create(open, item)?;
-        if place::copy_unchanged(&source, &file, from).map_err(|cause| staging(&join(&open.path, &item.entry.name), cause))? {
+        if place::copy_unchanged(&source, &file, from)
+            .map_err(|cause| staging(&join(&open.path, &item.entry.name), cause))?
+        {
             return Ok(Some((file, placed, from.list)));
         }
         self.discard(open, item, placed)?;
@@ -748,7 +756,8 @@ impl Shared<'_> {
         *tries += 1;
         if *tries > TRIES || entry == NONE || open.src == NONE {
             let path = String::from_utf8_lossy(&join(&open.path, &inner.items[at as usize].entry.name)).into_owned();
-            return Err(Error::failed(format!("{path} keeps changing in the target while it is used")).hint("run the sync again"));
+            return Err(Error::failed(format!("{path} keeps changing in the target while it is used"))
+                .hint("run the sync again"));
         }
         drop(inner);
         self.ask_for(1, Ask::Fetch { dir: open.src, entries: vec![entry] })
@@ -760,9 +769,11 @@ impl Shared<'_> {
         let path = join(&open.path, &item.entry.name);
         let made = match &open.place {
             Some(dir) => place::make(dir, &item.entry.name, &item.entry).map(|refusals| (refusals, Placed::There)),
-            None => self.site.stage.new_slot().and_then(|(slot, dir, name)| {
-                Ok((place::make(&dir, &name, &item.entry)?, Placed::Slot(slot)))
-            }),
+            None => self
+                .site
+                .stage
+                .new_slot()
+                .and_then(|(slot, dir, name)| Ok((place::make(&dir, &name, &item.entry)?, Placed::Slot(slot)))),
         };
         match made {
             Ok((refusals, placed)) => {
@@ -787,9 +798,7 @@ impl Shared<'_> {
         }
         let (dir, entry) = (told.dir, told.entry);
         match delta.plan(self, open, item, told)? {
-            Some(ranges) if !ranges.is_empty() => {
-                self.ask_for(ranges.len() as u64, Ask::Need { dir, entry, ranges })
-            }
+            Some(ranges) if !ranges.is_empty() => self.ask_for(ranges.len() as u64, Ask::Need { dir, entry, ranges }),
             Some(_) => self.end_delta(open, at, delta, entry),
             None => self.fetch_instead(open, at, entry),
         }

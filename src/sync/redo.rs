@@ -181,7 +181,10 @@ pub fn replay(log: File, stage: &Stage) -> Result<Vec<LeftOut>> {
             match error.kind() {
                 ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem => return Err(error),
                 _ if error.raw_os_error() == Some(5) => return Err(error),
-                _ => left_out.push(LeftOut { path: op.path().to_vec(), reason: format!("it could not be put in place: {error}") }),
+                _ => left_out.push(LeftOut {
+                    path: op.path().to_vec(),
+                    reason: format!("it could not be put in place: {error}"),
+                }),
             }
         }
     }
@@ -290,7 +293,10 @@ impl Hand<'_> {
             Err(error)
                 if matches!(
                     error.kind(),
-                    ErrorKind::IsADirectory | ErrorKind::NotADirectory | ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists
+                    ErrorKind::IsADirectory
+                        | ErrorKind::NotADirectory
+                        | ErrorKind::DirectoryNotEmpty
+                        | ErrorKind::AlreadyExists
                 ) =>
             {
                 // Something came there since the tree was looked at: what was wanted wins.

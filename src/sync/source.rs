@@ -3,7 +3,6 @@
 //! One thread takes the asks; a few others read files, in batches of about a mebibyte, and tell them in whatever order
 //! they are done. What is read is remembered in the view, so that the root name told at the end is that of what was told.
 
-use std::collections::HashMap;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
@@ -20,10 +19,12 @@ use crate::sys::dir::Dir;
 use crate::tree::chunk::{self, MAX};
 use crate::tree::entry::{Entry, EntryKind};
 use crate::tree::filter::{Filter, RULES_FILE, RULES_MAX};
-use crate::tree::link::{Ask, ChunkNode, ChunkRef, FileItem, FileState, ListingNode, LocalFiles, NeedRange, Open, SentRange, SourceEnd, Tell};
+use crate::tree::link::{
+    Ask, ChunkNode, ChunkRef, FileItem, FileState, ListingNode, LocalFiles, NeedRange, Open, SentRange, SourceEnd, Tell,
+};
 use crate::tree::node::{ListBuilder, ListKind, chunk_leaves};
 use crate::tree::read;
-use crate::tree::records::{Found, ListWriter, Records, Row};
+use crate::tree::records::{Found, ListWriter, Records, Rows};
 use crate::tree::scan::{Counters, Findings, Scan, keep_list, threads};
 use crate::tree::view::{Item, Print, State, View, join};
 
@@ -42,7 +43,8 @@ pub fn serve(dir: &LiveDir, mut link: SourceEnd) -> Result<()> {
     let outcome = serve_opened(dir, &open, &mut link);
     match outcome {
         Err(Stop::Failed(error)) => {
-            let told = Error { kind: error.kind, message: error.message.clone(), hint: error.hint.clone(), cause: None };
+            let told =
+                Error { kind: error.kind, message: error.message.clone(), hint: error.hint.clone(), cause: None };
             let told = match error.cause.as_ref().map(|_| error.chain()) {
                 Some(chain) => Error { message: chain, ..told },
                 None => told,
@@ -134,16 +136,18 @@ fn serve_opened(dir: &LiveDir, open: &Open, link: &mut SourceEnd) -> Result<(), 
 fn check_scope(root: &Dir, open: &Open, label: &str) -> Result<()> {
     let scope = crate::tree::filter::clean_scope(&open.path)?;
     let (parent, last) = crate::sys::dir::split_last(&scope);
-    let found = scope.is_empty() || root.open_beneath(parent).is_ok_and(|dir| matches!(dir.stat_if_there(last), Ok(Some(_))));
+    let found =
+        scope.is_empty() || root.open_beneath(parent).is_ok_and(|dir| matches!(dir.stat_if_there(last), Ok(Some(_))));
     if found {
         return Ok(());
     }
     let path = String::from_utf8_lossy(&scope).into_owned();
-    Err(Error::new(Kind::NotFound, format!("there is no {path:?} in {label}")).hint("--path names a file or folder inside the source"))
+    Err(Error::new(Kind::NotFound, format!("there is no {path:?} in {label}"))
+        .hint("--path names a file or folder inside the source"))
 }
 
 /// Remembers a view; failing to is no failure of the sync.
-pub(super) fn save(view: &View, rows: &HashMap<(u64, u64), Row>, filter: &Filter) {
+pub(super) fn save(view: &View, rows: &Rows, filter: &Filter) {
     let whole = filter.is_whole_tree();
     let ids: std::collections::HashSet<_> = view.dirs.iter().filter(|dir| !dir.implied).map(|dir| dir.id).collect();
     let rest = rows.values().filter(|row| !whole && !ids.contains(&row.id)).copied();
@@ -158,7 +162,7 @@ fn scan(
     root: Arc<Dir>,
     filter: &Filter,
     records: Arc<Records>,
-    rows: &HashMap<(u64, u64), Row>,
+    rows: &Rows,
     link: &SourceEnd,
 ) -> Result<Arc<Source>, Stop> {
     let cancel = AtomicBool::new(false);
@@ -192,7 +196,10 @@ fn scan(
         Err(cause) => return Err(Error::io(format!("the source {} cannot be read", dir.label), cause).into()),
     };
     if findings.damaged {
-        tell(&link.tell, Tell::Note(format!("the index of {} was damaged; what was damaged is read again", dir.label)))?;
+        tell(
+            &link.tell,
+            Tell::Note(format!("the index of {} was damaged; what was damaged is read again", dir.label)),
+        )?;
     }
     for left_out in findings.left_out {
         tell(&link.tell, Tell::LeftOut(left_out))?;
@@ -219,7 +226,7 @@ fn scan(
 pub(super) fn full_scan(
     scan: &Scan<'_>,
     records: Arc<Records>,
-    rows: &HashMap<(u64, u64), Row>,
+    rows: &Rows,
     fresh: bool,
 ) -> std::io::Result<(View, Findings)> {
     let (mut view, mut findings) = scan.walk(records, rows)?;
@@ -279,9 +286,7 @@ impl Source {
             Ask::List { dir, have } => self.list(dir, &have),
             Ask::Fetch { dir, entries } => self.fetch(dir, &entries, jobs),
             Ask::Chunks { dir, entry, have } => self.chunk_list(dir, entry, &have),
-            Ask::Need { dir, entry, ranges } => {
-                jobs.send(Job::Need { dir, entry, ranges }).map_err(|_| Stop::HungUp)
-            }
+            Ask::Need { dir, entry, ranges } => jobs.send(Job::Need { dir, entry, ranges }).map_err(|_| Stop::HungUp),
             Ask::Open(_) | Ask::Scan | Ask::Finish => Err(Error::failed("the target asked out of turn").into()),
         }
     }
@@ -436,7 +441,10 @@ impl Source {
         if gather.items.is_empty() {
             return Ok(());
         }
-        let full = std::mem::replace(gather, Gather { items: Vec::new(), data: Vec::with_capacity(BATCH_BYTES as usize + MAX) });
+        let full = std::mem::replace(
+            gather,
+            Gather { items: Vec::new(), data: Vec::with_capacity(BATCH_BYTES as usize + MAX) },
+        );
         self.pace.spend(full.data.len() as u64);
         tell(&self.tell, Tell::Files { items: full.items, data: full.data.into() })
     }
@@ -528,7 +536,6 @@ impl Source {
     }
 
     /// One reading of a big file: whether it stood still, its length, whether it has holes.
-    #[expect(clippy::type_complexity, reason = "the outer failure ends the serving, the inner one is the file's")]
     fn big_once(
         &self,
         dir: &Dir,
@@ -766,7 +773,9 @@ fn read_rules(root: &Dir, label: &str) -> Result<Vec<u8>> {
     let mut rules = Vec::new();
     std::io::Read::read_to_end(&mut std::io::Read::take(file, RULES_MAX as u64 + 1), &mut rules).map_err(failed)?;
     if rules.len() > RULES_MAX {
-        return Err(Error::usage(format!("the .mcignore of {label} is larger than 1 MiB")).hint("use fewer, wider patterns"));
+        return Err(
+            Error::usage(format!("the .mcignore of {label} is larger than 1 MiB")).hint("use fewer, wider patterns")
+        );
     }
     Ok(rules)
 }

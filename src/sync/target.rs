@@ -23,7 +23,7 @@ use crate::tree::entry::{Entry, EntryKind, Meta};
 use crate::tree::filter::Filter;
 use crate::tree::link::{Ask, LocalFiles, Open, TargetEnd, Tell};
 use crate::tree::node::root_name;
-use crate::tree::records::{Found, Records, Row};
+use crate::tree::records::{Found, Records, Rows};
 use crate::tree::scan::{Counters, Findings, Scan};
 use crate::tree::view::{DirNode, Item, Print, View, encode_items};
 
@@ -59,7 +59,9 @@ pub fn run_beside(
         false => Some(open_stage(dir, observer, &cancel)?),
     };
     let mut aside = HeardAside::default();
-    let outcome = Run { dir, options, observer, cancel: &cancel, stage: stage.as_ref(), heard: &mut aside, before, shares }.all(&mut link);
+    let outcome =
+        Run { dir, options, observer, cancel: &cancel, stage: stage.as_ref(), heard: &mut aside, before, shares }
+            .all(&mut link);
     let mut report = match outcome {
         Ok(report) => report,
         Err(error) => {
@@ -143,7 +145,9 @@ fn stage_error(dir: &LiveDir, cause: std::io::Error) -> Error {
     match kind {
         std::io::ErrorKind::NotFound => error.hint("the folder above it does not exist; make it first"),
         std::io::ErrorKind::NotADirectory => error.hint("the target of a sync is a folder"),
-        std::io::ErrorKind::ReadOnlyFilesystem => error.hint("it is mounted read-only; remount it, or choose another target"),
+        std::io::ErrorKind::ReadOnlyFilesystem => {
+            error.hint("it is mounted read-only; remount it, or choose another target")
+        }
         std::io::ErrorKind::PermissionDenied => error.hint("this user may not write there"),
         _ => error,
     }
@@ -194,7 +198,8 @@ impl Run<'_> {
             None => false,
         };
         let is_bare = match &root {
-            Some(root) => is_bare(root).map_err(|cause| Error::io(format!("the target {} cannot be read", self.dir.label), cause))?,
+            Some(root) => is_bare(root)
+                .map_err(|cause| Error::io(format!("the target {} cannot be read", self.dir.label), cause))?,
             None => true,
         };
         let fresh = is_bare && !salvaged && !self.shares && !self.options.dry_run;
@@ -205,8 +210,11 @@ impl Run<'_> {
             observer.event(Event::Note(format!("the index of {} was damaged; it is being rebuilt", self.dir.label)));
         }
         talk.ask(Ask::Scan)?;
-        let (mut own, top, entries_total, bytes_total) = self.scan_both(&mut talk, root.as_ref(), &filter, &records, &rows)?;
-        if let (Some(before), true) = (&self.before, stage.is_some_and(|stage| stage.root_name.is_none()) && filter.is_whole_tree()) {
+        let (mut own, top, entries_total, bytes_total) =
+            self.scan_both(&mut talk, root.as_ref(), &filter, &records, &rows)?;
+        if let (Some(before), true) =
+            (&self.before, stage.is_some_and(|stage| stage.root_name.is_none()) && filter.is_whole_tree())
+        {
             // The staging folder inside it has just changed the root's time; what counts is the one it had.
             use std::os::unix::fs::MetadataExt;
             own.root.entry.meta.mtime = Times { seconds: before.mtime(), nanos: before.mtime_nsec() as u32 };
@@ -277,7 +285,8 @@ impl Run<'_> {
         };
         (report.entries_total, report.bytes_total) = (entries, bytes);
         report.root_source = Some(source_root);
-        let time = self.put_in_place(&site, &mut want, source_root, staged, &rows, heard.into_inner().left_out, &mut report)?;
+        let time =
+            self.put_in_place(&site, &mut want, source_root, staged, &rows, heard.into_inner().left_out, &mut report)?;
         Ok((report, Some(time)))
     }
 
@@ -301,7 +310,7 @@ impl Run<'_> {
         root: Option<&Dir>,
         filter: &Filter,
         records: &Arc<Records>,
-        rows: &HashMap<(u64, u64), Row>,
+        rows: &Rows,
     ) -> Result<(View, Entry, u64, u64)> {
         let counters = Counters::default();
         let gone = AtomicBool::new(false);
@@ -309,16 +318,15 @@ impl Run<'_> {
             let own = scope.spawn(|| match root {
                 None => empty_view(records, filter).map(|view| (view, Findings::default())),
                 Some(root) => {
-                    let scan = Scan { root, filter, checksum: self.options.checksum, counters: &counters, cancel: &gone };
+                    let scan =
+                        Scan { root, filter, checksum: self.options.checksum, counters: &counters, cancel: &gone };
                     full_scan(&scan, Arc::clone(records), rows, false)
                 }
             });
-            let told = loop {
-                match talk.next() {
-                    Ok(Tell::Scanned { top, entries, bytes }) => break Ok((top, entries, bytes)),
-                    Ok(_) => break Err(nonsense("something else than its scan")),
-                    Err(error) => break Err(error),
-                }
+            let told = match talk.next() {
+                Ok(Tell::Scanned { top, entries, bytes }) => Ok((top, entries, bytes)),
+                Ok(_) => Err(nonsense("something else than its scan")),
+                Err(error) => Err(error),
             };
             if told.is_err() || self.cancel.load(Ordering::Relaxed) {
                 gone.store(true, Ordering::Relaxed);
@@ -344,7 +352,8 @@ impl Run<'_> {
             }
             own.seal().map_err(|cause| index_error(&cause))?;
             let mut bytes_of_top = &top[..];
-            let top = Entry::decode(&mut bytes_of_top).filter(|top| top.is_dir() && top.name.is_empty() && bytes_of_top.is_empty());
+            let top = Entry::decode(&mut bytes_of_top)
+                .filter(|top| top.is_dir() && top.name.is_empty() && bytes_of_top.is_empty());
             Ok((own, top.ok_or_else(|| nonsense("a root that cannot be read"))?, entries, bytes))
         })
     }
@@ -384,7 +393,7 @@ impl Run<'_> {
         want: &mut Want,
         source_root: crate::model::Name,
         staged: Staged,
-        rows: &HashMap<(u64, u64), Row>,
+        rows: &Rows,
         mut left_out: Vec<LeftOut>,
         report: &mut Report,
     ) -> Result<Times> {
@@ -396,8 +405,11 @@ impl Run<'_> {
         let wanted_root = want.view.seal().map_err(|cause| index_error(&cause))?;
         let excused = want.keeps_extra || staged.incomplete || !left_out.is_empty();
         if wanted_root != source_root && !excused {
-            return Err(Error::new(Kind::Corrupt, "what was received does not add up to what the source has; nothing was changed")
-                .hint("run the sync again; if it happens again, run it with --checksum"));
+            return Err(Error::new(
+                Kind::Corrupt,
+                "what was received does not add up to what the source has; nothing was changed",
+            )
+            .hint("run the sync again; if it happens again, run it with --checksum"));
         }
         site.stage.dir.sync_fs().map_err(failed)?;
         if self.cancel.load(Ordering::Relaxed) {
@@ -408,7 +420,9 @@ impl Run<'_> {
         site.stage.enforce_log().map_err(failed)?;
         fail::fail_point!("commit.log_written", |_| Err(Error::failed("fault injected after the log")));
         let log = site.stage.log().map_err(failed)?.ok_or_else(|| Error::failed("the redo log has gone"))?;
-        let unfinished = |cause| failed(cause).hint("the change is written down; the next sync to it, or the daemon's start, finishes it");
+        let unfinished = |cause| {
+            failed(cause).hint("the change is written down; the next sync to it, or the daemon's start, finishes it")
+        };
         left_out.extend(redo::replay(log, site.stage).map_err(unfinished)?);
         site.stage.end_log().map_err(unfinished)?;
         fail::fail_point!("commit.done", |_| Err(Error::failed("fault injected after the commit")));

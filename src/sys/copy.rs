@@ -11,7 +11,9 @@ use rustix::io::Errno;
 pub fn reflink(from: &File, to: &File) -> Result<bool> {
     match rustix::fs::ioctl_ficlone(to, from) {
         Ok(()) => Ok(true),
-        Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::INVAL | Errno::NOTTY | Errno::NOSYS | Errno::PERM | Errno::ACCESS) => Ok(false),
+        Err(
+            Errno::OPNOTSUPP | Errno::XDEV | Errno::INVAL | Errno::NOTTY | Errno::NOSYS | Errno::PERM | Errno::ACCESS,
+        ) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }

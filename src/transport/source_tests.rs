@@ -162,7 +162,7 @@ async fn a_compressed_tell_is_unpacked() {
     let (near, far, _listener) = streams().await;
     let (mut end, _) = remote_source(near);
     let text = Bytes::from("a line of text\n".repeat(1000));
-    let packed = pays::pack(&[text.clone()], 3).unwrap();
+    let packed = pays::pack(std::slice::from_ref(&text), 3).unwrap();
     let (mut message, _) = wire::tell_out(Tell::Opened { rules: text.to_vec(), local: None });
     message.unpacked_len = text.len() as u32;
     let mut sender = far.sender;

@@ -46,7 +46,10 @@ pub fn chunk_file(
                 loop {
                     let mut held = lock(&work);
                     // Not too far ahead of the one who puts the pieces together.
-                    while held.next < segments && held.next >= held.front + 4 * threads as u64 && !stop.load(Ordering::Relaxed) {
+                    while held.next < segments
+                        && held.next >= held.front + 4 * threads as u64
+                        && !stop.load(Ordering::Relaxed)
+                    {
                         held = changed.wait(held).unwrap_or_else(PoisonError::into_inner);
                     }
                     let number = held.next;

@@ -38,7 +38,8 @@ impl Filter {
     pub fn new(scope: &[u8], rules: &[u8], exclude: &[String]) -> Result<Filter> {
         let mut builder = GitignoreBuilder::new("");
         let text = String::from_utf8_lossy(rules);
-        let lines = text.lines().map(|line| (".mcignore", line)).chain(exclude.iter().map(|line| ("--exclude", &line[..])));
+        let lines =
+            text.lines().map(|line| (".mcignore", line)).chain(exclude.iter().map(|line| ("--exclude", &line[..])));
         let mut any = false;
         for (place, line) in lines {
             any |= !line.trim().is_empty();
@@ -48,7 +49,8 @@ impl Filter {
                     .hint("patterns are written as in a .gitignore file")
             })?;
         }
-        let rules = builder.build().map_err(|cause| Error::usage("the ignore rules cannot be used together").because(cause))?;
+        let rules =
+            builder.build().map_err(|cause| Error::usage("the ignore rules cannot be used together").because(cause))?;
         Ok(Filter { rules: any.then_some(rules), scope: clean_scope(scope)? })
     }
 

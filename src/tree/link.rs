@@ -74,27 +74,66 @@ pub enum Tell {
         local: Option<Arc<dyn LocalFiles>>,
     },
     /// From time to time during the scan.
-    Scanning { files: u64, bytes_read: u64 },
+    Scanning {
+        files: u64,
+        bytes_read: u64,
+    },
     /// The scan is done. `top` is the canonical encoding of the root directory as an entry without a name; its content is
     /// known unless the open was `fresh` and something would have had to be read.
-    Scanned { top: Bytes, entries: u64, bytes: u64 },
+    Scanned {
+        top: Bytes,
+        entries: u64,
+        bytes: u64,
+    },
     /// An entry that the source cannot give. It is in no listing, and the target leaves its own alone.
     LeftOut(LeftOut),
     /// A part of a directory's list; `more` follow with the same numbers.
-    Listing { dir: u32, first_child: u32, nodes: Vec<ListingNode>, more: bool },
+    Listing {
+        dir: u32,
+        first_child: u32,
+        nodes: Vec<ListingNode>,
+        more: bool,
+    },
     /// Whole small files. `data` is their contents one behind the other.
-    Files { items: Vec<FileItem>, data: Bytes },
+    Files {
+        items: Vec<FileItem>,
+        data: Bytes,
+    },
     /// Consecutive chunks of a big file; `data` is as long as they are together.
-    Part { dir: u32, entry: u32, offset: u64, chunks: Vec<ChunkRef>, data: Bytes },
+    Part {
+        dir: u32,
+        entry: u32,
+        offset: u64,
+        chunks: Vec<ChunkRef>,
+        data: Bytes,
+    },
     /// The file changed while it was read: forget its parts, it is told again from its start.
-    Restart { dir: u32, entry: u32 },
+    Restart {
+        dir: u32,
+        entry: u32,
+    },
     FileEnd(FileItem),
-    Chunks { dir: u32, entry: u32, nodes: Vec<ChunkNode> },
+    Chunks {
+        dir: u32,
+        entry: u32,
+        nodes: Vec<ChunkNode>,
+    },
     ChunksEnd(FileItem),
     /// Answers one `Need`, wholly or in parts: for each of its ranges from number `first` on, what is sent of it.
-    Ranges { dir: u32, entry: u32, first: u32, ranges: Vec<SentRange>, data: Bytes },
+    Ranges {
+        dir: u32,
+        entry: u32,
+        first: u32,
+        ranges: Vec<SentRange>,
+        data: Bytes,
+    },
     /// Answers `Finish`: the root name of what has been told.
-    Root { root: Name, entries: u64, bytes: u64, bytes_read: u64 },
+    Root {
+        root: Name,
+        entries: u64,
+        bytes: u64,
+        bytes_read: u64,
+    },
     /// The source cannot go on.
     Failed(Error),
     /// Something to show the user once.

@@ -113,7 +113,9 @@ fn cuts(count: usize, hash: u64) -> bool {
 
 /// FNV-1a, folded: entries are cut by their names alone, so that new metadata moves no boundary.
 fn name_hash(name: &[u8]) -> u64 {
-    let hash = name.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    let hash = name
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
     hash ^ hash >> 32
 }
 

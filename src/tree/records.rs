@@ -48,6 +48,9 @@ pub struct Row {
     pub protected: bool,
 }
 
+/// The rows of an index by the device and inode of their directory.
+pub type Rows = HashMap<(u64, u64), Row>;
+
 pub struct Records {
     file: File,
     end: AtomicU64,
@@ -75,7 +78,7 @@ pub enum Found {
 
 impl Records {
     /// Opens or makes the index at `path`; reads its table. `None` keeps nothing beyond this run.
-    pub fn open(path: Option<&Path>) -> Result<(Records, HashMap<(u64, u64), Row>, Found)> {
+    pub fn open(path: Option<&Path>) -> Result<(Records, Rows, Found)> {
         let Some(path) = path else {
             return Ok((Records::unnamed(&std::env::temp_dir())?, HashMap::new(), Found::Missing));
         };
@@ -120,7 +123,7 @@ impl Records {
         Ok(())
     }
 
-    fn load(&self, len: u64) -> Result<(HashMap<(u64, u64), Row>, u64)> {
+    fn load(&self, len: u64) -> Result<(Rows, u64)> {
         let mut magic = [0; 16];
         self.file.read_exact_at(&mut magic, 0)?;
         let newest = self.slots()?.into_iter().max_by_key(|(sequence, _)| *sequence);

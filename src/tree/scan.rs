@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Result};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -11,7 +10,7 @@ use super::entry::EntryKind;
 use super::filter::{Filter, Stand};
 use super::link::ChunkRef;
 use super::read::{self, is_as_printed, look_at};
-use super::records::{ListWriter, Records, Row};
+use super::records::{ListWriter, Records, Rows};
 use super::view::{DirNode, Item, State, View, encode_items, join};
 use super::{big, node};
 use crate::model::Name;
@@ -78,7 +77,7 @@ struct LinkMember {
 
 impl Scan<'_> {
     /// Walks the tree. Contents of files that the index does not vouch for are left unknown.
-    pub fn walk(&self, records: Arc<Records>, old: &HashMap<(u64, u64), Row>) -> Result<(View, Findings)> {
+    pub fn walk(&self, records: Arc<Records>, old: &Rows) -> Result<(View, Findings)> {
         let stat = self.root.stat_self()?;
         let kind = EntryKind::Dir { content: Name::UNKNOWN };
         let meta = super::entry::Meta { xattrs: meta::xattrs_of(self.root)?, ..Default::default() };
@@ -124,7 +123,7 @@ impl Scan<'_> {
         Ok((view, findings))
     }
 
-    fn work(&self, shared: &Mutex<Shared>, wake: &Condvar, records: &Records, old: &HashMap<(u64, u64), Row>) {
+    fn work(&self, shared: &Mutex<Shared>, wake: &Condvar, records: &Records, old: &Rows) {
         loop {
             let mut held = lock(shared);
             let job = loop {
@@ -154,7 +153,7 @@ impl Scan<'_> {
         }
     }
 
-    fn one_dir(&self, job: Job, shared: &Mutex<Shared>, records: &Records, old: &HashMap<(u64, u64), Row>) -> Result<()> {
+    fn one_dir(&self, job: Job, shared: &Mutex<Shared>, records: &Records, old: &Rows) -> Result<()> {
         let dir = match job.open {
             Some(dir) => dir,
             None if job.path.is_empty() => self.root.open_beneath(b"")?,
@@ -177,7 +176,9 @@ impl Scan<'_> {
         let own = dir.stat_self()?;
         let row = old.get(&(own.st_dev, own.st_ino));
         let mut damaged = false;
-        let remembered = match row.map(|row| records.read(row.record).and_then(|bytes| super::view::decode_items(&bytes))) {
+        let remembered = match row
+            .map(|row| records.read(row.record).and_then(|bytes| super::view::decode_items(&bytes)))
+        {
             Some(Ok(items)) => items,
             Some(Err(error)) if error.kind() == ErrorKind::InvalidData || error.kind() == ErrorKind::UnexpectedEof => {
                 damaged = true;
@@ -215,13 +216,17 @@ impl Scan<'_> {
             let known = before.next_if(|item| item.entry.name == entry.name);
             let is_implied = stand == Stand::Above;
             let item = match known {
-                Some(item) if !is_implied && self.vouches(&item, &stat) && is_whole(&item, records, &mut damaged) => item,
+                Some(item) if !is_implied && self.vouches(&item, &stat) && is_whole(&item, records, &mut damaged) => {
+                    item
+                }
                 _ => {
                     same = false;
                     match look_at(&dir, &entry.name, &stat, now) {
                         Ok(Some(item)) => item,
                         Ok(None) => {
-                            found.left_out.push(LeftOut { path, reason: "it is of a kind that cannot be copied".into() });
+                            found
+                                .left_out
+                                .push(LeftOut { path, reason: "it is of a kind that cannot be copied".into() });
                             continue;
                         }
                         Err(error) if error.kind() == ErrorKind::NotFound => continue,
@@ -232,7 +237,7 @@ impl Scan<'_> {
                     }
                 }
             };
-            self.take(item, &stat, path, is_implied, &dir, &mut found)?;
+            found.take(item, &stat, path, is_implied, &dir)?;
         }
         same &= before.peek().is_none();
         let record = match row {
@@ -288,47 +293,6 @@ impl Scan<'_> {
             && !item.is_unread()
             && (is_link || item.entry.meta.mode == stat.st_mode & 0o7777)
             && (!is_link || stat.st_nlink > 1)
-    }
-
-    fn take(
-        &self,
-        mut item: Item,
-        stat: &rustix::fs::Stat,
-        path: Vec<u8>,
-        implied: bool,
-        dir: &Dir,
-        found: &mut Found,
-    ) -> Result<()> {
-        match item.entry.kind {
-            EntryKind::Dir { .. } => {
-                let path = path.clone();
-                // Opened now, so that one that cannot be read is known before its parent is told.
-                let open = match dir.open_beneath(&item.entry.name) {
-                    Ok(open) => open,
-                    Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-                    Err(error) => {
-                        found.left_out.push(LeftOut { path, reason: reason("opened", &error) });
-                        return Ok(());
-                    }
-                };
-                if implied {
-                    item.entry.meta = super::entry::Meta::default();
-                }
-                let name = item.entry.name.clone();
-                found.children.push(Child { name, path, stat: *stat, implied, open: Some(open) });
-            }
-            EntryKind::File { size, .. } => {
-                found.bytes += size;
-                found.unread |= item.is_unread();
-            }
-            _ => {}
-        }
-        if stat.st_nlink > 1 && !item.entry.is_dir() {
-            found.links.push(((stat.st_dev, stat.st_ino), path, found.items.len() as u32));
-        }
-        item.state = State::Keep;
-        found.items.push(item);
-        Ok(())
     }
 
     /// Of each file with several names in the tree, the smallest path stands for it and the others point there.
@@ -429,8 +393,7 @@ impl Scan<'_> {
             let mut items = view.items(dir)?;
             let path = view.path(dir);
             let item = &mut items[at as usize];
-            let outcome =
-                self.root.open_beneath(&path).and_then(|open| self.read_big(&open, item, &view.records));
+            let outcome = self.root.open_beneath(&path).and_then(|open| self.read_big(&open, item, &view.records));
             note_failure(outcome, item, &path, &mut findings.left_out)?;
             view.set_items(dir, &items)?;
         }
@@ -438,7 +401,6 @@ impl Scan<'_> {
     }
 
     /// Reads the small unread files of one directory; tells which of its items are big.
-    #[expect(clippy::type_complexity, reason = "a private triple, taken apart at once")]
     fn read_dir(&self, view: &View, dir: u32, buffer: &mut Vec<u8>) -> Result<(Vec<Item>, Vec<LeftOut>, Vec<u32>)> {
         let mut items = view.items(dir)?;
         let (mut left_out, mut big) = (Vec::new(), Vec::new());
@@ -512,18 +474,48 @@ struct Found {
     unread: bool,
 }
 
+impl Found {
+    /// Takes up an entry.
+    fn take(&mut self, mut item: Item, stat: &rustix::fs::Stat, path: Vec<u8>, implied: bool, dir: &Dir) -> Result<()> {
+        match item.entry.kind {
+            EntryKind::Dir { .. } => {
+                let path = path.clone();
+                // Opened now, so that one that cannot be read is known before its parent is told.
+                let open = match dir.open_beneath(&item.entry.name) {
+                    Ok(open) => open,
+                    Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+                    Err(error) => {
+                        self.left_out.push(LeftOut { path, reason: reason("opened", &error) });
+                        return Ok(());
+                    }
+                };
+                if implied {
+                    item.entry.meta = super::entry::Meta::default();
+                }
+                let name = item.entry.name.clone();
+                self.children.push(Child { name, path, stat: *stat, implied, open: Some(open) });
+            }
+            EntryKind::File { size, .. } => {
+                self.bytes += size;
+                self.unread |= item.is_unread();
+            }
+            _ => {}
+        }
+        if stat.st_nlink > 1 && !item.entry.is_dir() {
+            self.links.push(((stat.st_dev, stat.st_ino), path, self.items.len() as u32));
+        }
+        item.state = State::Keep;
+        self.items.push(item);
+        Ok(())
+    }
+}
+
 struct Child {
     name: Box<[u8]>,
     path: Vec<u8>,
     stat: rustix::fs::Stat,
     implied: bool,
     open: Option<Dir>,
-}
-
-/// Opens the index and scans: the usual way to a complete view.
-pub fn open_index(path: Option<&Path>) -> Result<(Arc<Records>, HashMap<(u64, u64), Row>, super::records::Found)> {
-    let (records, rows, found) = Records::open(path)?;
-    Ok((Arc::new(records), rows, found))
 }
 
 /// Whether the chunk list that the index has for an item is there and undamaged.

@@ -160,9 +160,7 @@ pub fn tell_in(message: proto::Tell, mut payload: Bytes) -> Result<Tell> {
     Ok(match message.what.ok_or_else(|| nonsense("a tell of an unknown kind"))? {
         tell::What::Opened(_) => Tell::Opened { rules: payload.to_vec(), local: None },
         tell::What::Scanning(scanning) => Tell::Scanning { files: scanning.files, bytes_read: scanning.bytes_read },
-        tell::What::Scanned(scanned) => {
-            Tell::Scanned { top: payload, entries: scanned.entries, bytes: scanned.bytes }
-        }
+        tell::What::Scanned(scanned) => Tell::Scanned { top: payload, entries: scanned.entries, bytes: scanned.bytes },
         tell::What::LeftOut(left) => Tell::LeftOut(sync::left_out_in(left)),
         tell::What::Listing(listing) => {
             let node_in = |node: proto::ListingNode| {
