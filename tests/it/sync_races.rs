@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags, openat, renameat_with};
 
 use crate::common::host::{Client, Outcome, Stage};
 use crate::common::oracle::{assert_equal, portrait};
@@ -174,10 +174,19 @@ fn swapped_tree(root: &Path, outside: &Path, rng: &mut Rng) -> Vec<(PathBuf, Pat
     swaps
 }
 
-fn swapping(swaps: Vec<(PathBuf, PathBuf)>) -> Busy {
+/// Swaps names within one folder, which is opened without following a link: at a moment when it is one, a path would lead this
+/// owner himself outside.
+fn swapping(root: &Path, swaps: Vec<(PathBuf, PathBuf)>) -> Busy {
+    let root = root.to_path_buf();
     Busy::doing(move |turn| {
         let (a, b) = &swaps[(turn % swaps.len() as u64) as usize];
-        let _ = renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE);
+        let (parent, flags) = (a.parent().unwrap(), OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY);
+        // No folder of these lies deeper than one below the root.
+        assert!(parent == root || parent.parent() == Some(&root));
+        if let Ok(folder) = openat(CWD, parent, flags, Mode::empty()) {
+            let name = |path: &Path| path.file_name().unwrap().to_owned();
+            let _ = renameat_with(&folder, name(a), &folder, name(b), RenameFlags::EXCHANGE);
+        }
     })
 }
 
@@ -195,7 +204,7 @@ fn an_owner_who_swaps_folders_for_links_in_the_source_gets_nothing_from_outside(
     let stage = Stage::new();
     let outside = outside(stage.dir.path());
     let swaps = swapped_tree(&stage.volume, &outside, &mut Rng::new(1));
-    let owner = swapping(swaps);
+    let owner = swapping(&stage.volume, swaps);
     let target = stage.folder("target");
     let (mut runs, began) = (0, Instant::now());
     while began.elapsed() < Duration::from_secs(10) {
@@ -228,7 +237,7 @@ fn an_owner_who_swaps_folders_for_links_in_the_target_gets_nothing_written_outsi
     }
     let swaps = swapped_tree(&stage.volume, &outside, &mut Rng::new(9));
     let before = portrait(&outside);
-    let owner = swapping(swaps);
+    let owner = swapping(&stage.volume, swaps);
     let (mut runs, began) = (0, Instant::now());
     while began.elapsed() < Duration::from_secs(10) {
         let source = &sources[runs % 2];
