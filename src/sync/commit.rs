@@ -342,11 +342,11 @@ pub fn look_again(want: &mut Want, root: &Dir, already: &HashSet<Vec<u8>>) -> Re
             .try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(Error::failed("a thread panicked"))))
     })?;
     let (_, found, left_out) = looked.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    for (dir, (id, record)) in found {
+    for (dir, (id, record, changed)) in found {
         let node = &mut want.view.dirs[dir as usize];
         node.id = id;
         node.record = record;
-        node.dirty = true;
+        node.dirty |= changed;
     }
     if !want.view.dirs[0].implied {
         let stat = root.stat_self().map_err(|cause| staging(b"the root", cause))?;
@@ -363,7 +363,7 @@ fn look_at_dir(
     root: &Dir,
     already: &HashSet<Vec<u8>>,
     left_out: &mut Vec<LeftOut>,
-) -> Result<((u64, u64), crate::tree::records::Ptr)> {
+) -> Result<((u64, u64), crate::tree::records::Ptr, bool)> {
     let path = want.view.path(dir);
     let failed = |cause| staging(&path, cause);
     let mut items = want.view.items(dir).map_err(|cause| index_error(&cause))?;
@@ -372,10 +372,11 @@ fn look_at_dir(
         items.iter_mut().for_each(|item| item.print = Default::default());
         let record =
             want.view.records.append(&crate::tree::view::encode_items(&items)).map_err(|cause| index_error(&cause))?;
-        return Ok(((0, 0), record));
+        return Ok(((0, 0), record, false));
     };
     let own = open.stat_self().map_err(failed)?;
     let implied = want.view.dirs[dir as usize].implied;
+    let mut changed = false;
     for item in items.iter_mut().filter(|item| item.state != State::Dropped) {
         if item.state == State::Keep && !item.entry.is_dir() {
             continue;
@@ -388,9 +389,10 @@ fn look_at_dir(
                 left_out.push(LeftOut { path: here, reason: "it was removed by somebody else during the sync".into() });
             }
             item.state = State::Dropped;
+            changed = true;
             continue;
         };
-        let wanted = item.entry.clone();
+        let wanted = item.entry.meta.clone();
         let is_file = matches!(item.entry.kind, EntryKind::File { .. });
         let is_link = matches!(item.entry.kind, EntryKind::Link { .. });
         let only_passed = implied && item.entry.is_dir();
@@ -400,13 +402,13 @@ fn look_at_dir(
         } else {
             take_stat(&stat, item);
         }
-        let same_kind = kind_of(&stat)
-            .is_some_and(|kind| kind.is_like(&wanted.kind) || matches!(wanted.kind, EntryKind::Link { .. }));
+        let same_kind = kind_of(&stat).is_some_and(|kind| is_link || kind.is_like(&item.entry.kind));
         item.print.trusted = same_kind && (!is_file || is_as_printed(&stat, item));
-        if matches!(wanted.kind, EntryKind::Symlink { .. }) {
-            item.entry.meta.mode = wanted.meta.mode;
+        if matches!(item.entry.kind, EntryKind::Symlink { .. }) {
+            item.entry.meta.mode = wanted.mode;
         }
-        if (!same_kind || item.entry.meta != wanted.meta) && !already.contains(&here) && !item.entry.is_dir() {
+        changed |= item.entry.meta != wanted;
+        if (!same_kind || item.entry.meta != wanted) && !already.contains(&here) && !item.entry.is_dir() {
             left_out.push(LeftOut {
                 path: here,
                 reason: "its metadata could not be kept by the target's file system".into(),
@@ -415,5 +417,5 @@ fn look_at_dir(
     }
     let record =
         want.view.records.append(&crate::tree::view::encode_items(&items)).map_err(|cause| index_error(&cause))?;
-    Ok(((own.st_dev, own.st_ino), record))
+    Ok(((own.st_dev, own.st_ino), record, changed))
 }

@@ -39,7 +39,9 @@ pub fn plan(own: &View, want: &Want) -> Result<(Plan, Tally)> {
         let own_dir = want.dirs[dir as usize].own;
         let own_items = if own_dir == NONE { Vec::new() } else { items_of(own, own_dir)? };
         for item in items_of(&want.view, dir)? {
-            let there = own_items.binary_search_by(|other| other.entry.name.cmp(&item.entry.name)).is_ok();
+            let beside = own_items.binary_search_by(|other| other.entry.name.cmp(&item.entry.name));
+            let beside = beside.ok().map(|at| &own_items[at]);
+            let there = beside.is_some();
             let path = join(&path, &item.entry.name);
             let size = item.entry.size();
             match item.state {
@@ -56,13 +58,8 @@ pub fn plan(own: &View, want: &Want) -> Result<(Plan, Tally)> {
                     class.add(path, size);
                 }
                 State::NewDir => plan.created.add(path, 0),
-                State::Descend => {
-                    let is_other = own_items
-                        .iter()
-                        .any(|own| own.entry.name == item.entry.name && own.entry.meta != item.entry.meta);
-                    if is_other {
-                        plan.touched.add(path, 0);
-                    }
+                State::Descend if beside.is_some_and(|own| own.entry.meta != item.entry.meta) => {
+                    plan.touched.add(path, 0)
                 }
                 State::Touch => {
                     tally.updated += u64::from(!item.entry.is_dir());

@@ -327,7 +327,8 @@ impl Taker<'_, '_> {
                 State::Fetch => {
                     let entry = item.slot as u32;
                     let size = item.entry.size();
-                    let basis = own_items.iter().find(|own| own.entry.name == item.entry.name && own.entry.size() > 0);
+                    let basis = own_items.binary_search_by(|own| own.entry.name.cmp(&item.entry.name));
+                    let basis = basis.ok().map(|at| &own_items[at]).filter(|own| own.entry.size() > 0);
                     let knows = item.entry.content().is_some_and(|content| content.is_known());
                     if size > MAX as u64 && knows && (basis.is_some() || !shared.leftovers.is_empty()) {
                         chunks.push((at, entry, basis.cloned()));

@@ -190,7 +190,11 @@ fn try_one(seen: &Seen, rng: &mut Rng, shape: &Shape) -> Option<String> {
         }
         18 => {
             // A link group loses a member that stays as a file of its own.
-            let path = seen.files.iter().find(|path| path.metadata().is_ok_and(|status| status.nlink() > 1))?;
+            let path = seen.files.iter().find(|path| {
+                // Written anew it would have no holes, and nothing but that would tell it from its group.
+                let is_whole = |status: &fs::Metadata| status.blocks() * 512 >= status.len();
+                path.metadata().is_ok_and(|status| status.nlink() > 1 && is_whole(&status))
+            })?;
             let bytes = fs::read(path).ok()?;
             fs::remove_file(path).ok()?;
             fs::write(path, bytes).ok()?;
