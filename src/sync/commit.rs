@@ -14,7 +14,7 @@ use crate::model::{Error, Result};
 use crate::sys::clock;
 use crate::sys::dir::Dir;
 use crate::tree::entry::{Entry, EntryKind, Meta};
-use crate::tree::read::{is_as_printed, kind_of, take_stat};
+use crate::tree::read::{kind_of, take_stat};
 use crate::tree::view::{Item, State, View, join};
 
 /// Gives new directories their metadata while they are still staged.
@@ -393,7 +393,7 @@ fn look_at_dir(
             continue;
         };
         let wanted = item.entry.meta.clone();
-        let is_file = matches!(item.entry.kind, EntryKind::File { .. });
+        let staged = item.print.ino;
         let is_link = matches!(item.entry.kind, EntryKind::Link { .. });
         let only_passed = implied && item.entry.is_dir();
         if is_link || only_passed {
@@ -403,7 +403,10 @@ fn look_at_dir(
             take_stat(&stat, item);
         }
         let same_kind = kind_of(&stat).is_some_and(|kind| is_link || kind.is_like(&item.entry.kind));
-        item.print.trusted = same_kind && (!is_file || is_as_printed(&stat, item));
+        // Somebody may have put something else there a moment ago: what is trusted is the very file that was staged, as it
+        // was staged. (Which names are links of one file is seen anew by each scan.)
+        let is_as_staged = stat.st_ino == staged && is_as_wanted(&stat, &item.entry, wanted.mtime);
+        item.print.trusted = same_kind && (is_link || is_as_staged || item.entry.is_dir() && item.entry.meta == wanted);
         if matches!(item.entry.kind, EntryKind::Symlink { .. }) {
             item.entry.meta.mode = wanted.mode;
         }
@@ -418,4 +421,10 @@ fn look_at_dir(
     let record =
         want.view.records.append(&crate::tree::view::encode_items(&items)).map_err(|cause| index_error(&cause))?;
     Ok(((own.st_dev, own.st_ino), record, changed))
+}
+
+/// Whether the size and time that a stat tells are those of the file that was wanted.
+fn is_as_wanted(stat: &rustix::fs::Stat, entry: &Entry, mtime: clock::Time) -> bool {
+    let same_size = !matches!(entry.kind, EntryKind::File { size, .. } if size != stat.st_size as u64);
+    same_size && crate::sys::meta::stamps(stat).0 == mtime
 }

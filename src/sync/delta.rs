@@ -406,6 +406,7 @@ impl Delta {
         match pages {
             Some(pages) => {
                 pages.seal(&file).map_err(|cause| staging(&path, cause))?;
+                item.print.ino = self.basis.as_ref().map_or(0, |basis| basis.item.print.ino);
                 item.state = State::Patched;
                 item.slot = placed.slot();
             }
@@ -414,7 +415,7 @@ impl Delta {
                 file.set_len(size).map_err(|cause| staging(&path, cause))?;
                 let whole = if sparse { place::dig_holes(&file, size) } else { place::fill_holes(&file, size) };
                 whole.map_err(|cause| staging(&path, cause))?;
-                shared.dress(open, &file, &mut item, placed)?;
+                shared.dress(open, &file, &mut item, placed, true)?;
             }
         }
         Ok(Some(item))

@@ -99,6 +99,11 @@ pub fn resolve(own: &View, want: &mut Want, salvage: Option<&View>) -> Result<()
             if let Some((state, from)) = found {
                 want.origins.push(Origin { from, src_entry: item.slot as u32 });
                 item.slot = want.origins.len() as u64 - 1;
+                if let (State::Moved, Source::Own { dir, at }) = (state, from) {
+                    let own_items = own.items(dir).map_err(|cause| index_error(&cause))?;
+                    item.print = own_items[at as usize].print;
+                    item.list = own_items[at as usize].list;
+                }
                 item.state = state;
                 changed = true;
             }

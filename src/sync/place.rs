@@ -61,6 +61,11 @@ pub fn dig_holes(file: &File, len: u64) -> Result<()> {
     Ok(())
 }
 
+/// Which inode a staged entry is: by it the look after the commit knows it again.
+pub fn inode_of(dir: &Dir, name: &[u8]) -> Result<u64> {
+    Ok(dir.stat(name)?.st_ino)
+}
+
 /// Gives an open file or directory the metadata of `entry`; returns what was refused.
 pub fn dress(file: impl std::os::fd::AsFd, entry: &Entry, fresh: bool) -> Result<Vec<String>> {
     let mut refusals = Vec::new();

@@ -561,7 +561,7 @@ impl Shared<'_> {
             .and_then(|()| if told.sparse { file.set_len(data.len() as u64) } else { Ok(()) })
             .map_err(|cause| staging(&join(&open.path, &item.entry.name), cause))?;
         self.bytes_done.fetch_add(data.len() as u64, Ordering::Relaxed);
-        self.dress(open, &file, &mut item, placed)?;
+        self.dress(open, &file, &mut item, placed, true)?;
         self.settle(open, at, item)
     }
 
@@ -626,14 +626,15 @@ impl Shared<'_> {
         let path = join(&big.open.path, &item.entry.name);
         let filled = if told.sparse { Ok(()) } else { place::fill_holes(&big.file, told.len) };
         filled.and_then(|()| big.file.set_len(told.len)).map_err(|cause| staging(&path, cause))?;
-        self.dress(&big.open, &big.file, &mut item, big.placed)?;
+        self.dress(&big.open, &big.file, &mut item, big.placed, true)?;
         self.settle(&big.open, big.at, item)
     }
 
     /// Gives a staged file its metadata.
-    pub fn dress(&self, open: &OpenDir, file: &File, item: &mut Item, placed: Placed) -> Result<()> {
+    pub fn dress(&self, open: &OpenDir, file: &File, item: &mut Item, placed: Placed, fresh: bool) -> Result<()> {
         let path = join(&open.path, &item.entry.name);
-        let refusals = place::dress(file, &item.entry, true).map_err(|cause| staging(&path, cause))?;
+        let refusals = place::dress(file, &item.entry, fresh).map_err(|cause| staging(&path, cause))?;
+        item.print.ino = crate::sys::meta::stat_file(file).map_err(|cause| staging(&path, cause))?.st_ino;
         self.refused(path, refusals);
         item.state = placed.state();
         item.slot = placed.slot();
@@ -660,11 +661,7 @@ impl Shared<'_> {
                 item.list = list;
                 self.bytes_done.fetch_add(item.entry.size(), Ordering::Relaxed);
                 let fresh = matches!(from, Source::Own { .. });
-                let path = join(&open.path, &item.entry.name);
-                let refusals = place::dress(&file, &item.entry, fresh).map_err(|cause| staging(&path, cause))?;
-                self.refused(path, refusals);
-                item.state = placed.state();
-                item.slot = placed.slot();
+                self.dress(open, &file, &mut item, placed, fresh)?;
                 self.settle(open, at, item)
             }
             None => self.fetch_instead(open, at, entry),
@@ -732,7 +729,7 @@ impl Shared<'_> {
             item.list = writer.finish(&self.records).map_err(|cause| index_error(&cause))?;
         }
         self.bytes_done.fetch_add(item.entry.size(), Ordering::Relaxed);
-        self.dress(open, &file, &mut item, placed)?;
+        self.dress(open, &file, &mut item, placed, true)?;
         self.settle(open, at, item)
     }
 
@@ -769,15 +766,15 @@ impl Shared<'_> {
         let mut item = lock(&open.inner).items[at as usize].clone();
         let path = join(&open.path, &item.entry.name);
         let made = match &open.place {
-            Some(dir) => place::make(dir, &item.entry.name, &item.entry).map(|refusals| (refusals, Placed::There)),
-            None => self
-                .site
-                .stage
-                .new_slot()
-                .and_then(|(slot, dir, name)| Ok((place::make(&dir, &name, &item.entry)?, Placed::Slot(slot)))),
+            Some(dir) => place::make(dir, &item.entry.name, &item.entry)
+                .and_then(|refusals| Ok((refusals, place::inode_of(dir, &item.entry.name)?, Placed::There))),
+            None => self.site.stage.new_slot().and_then(|(slot, dir, name)| {
+                Ok((place::make(&dir, &name, &item.entry)?, place::inode_of(&dir, &name)?, Placed::Slot(slot)))
+            }),
         };
         match made {
-            Ok((refusals, placed)) => {
+            Ok((refusals, ino, placed)) => {
+                item.print.ino = ino;
                 self.refused(path, refusals);
                 item.state = placed.state();
                 item.slot = placed.slot();
