@@ -62,7 +62,7 @@ pub fn local(
     observer: Arc<dyn Observer>,
     cancel: Cancel,
 ) -> Result<Report> {
-    refuse_nested(source, target)?;
+    check_apart(source, target)?;
     let shares = shares_blocks(&source.root, &target.root);
     let (target_end, source_end) = crate::tree::link::pair();
     std::thread::scope(|scope| {
@@ -74,22 +74,25 @@ pub fn local(
     })
 }
 
-/// A tree cannot be copied into itself, nor over one that holds it.
-fn refuse_nested(source: &LiveDir, target: &LiveDir) -> Result<()> {
-    let real = |path: &PathBuf| {
-        let parent = path.parent().and_then(|parent| parent.canonicalize().ok());
-        path.canonicalize().ok().or_else(|| Some(parent?.join(path.file_name()?))).unwrap_or_else(|| path.clone())
+/// One inside the other would copy itself into itself, or remove what it copies.
+fn check_apart(source: &LiveDir, target: &LiveDir) -> Result<()> {
+    let real = |path: &Path| {
+        let whole = path.canonicalize();
+        let named = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
+        whole.ok().or_else(named).unwrap_or_else(|| path.to_owned())
     };
     let (from, to) = (real(&source.root), real(&target.root));
-    if from.starts_with(&to) || to.starts_with(&from) {
-        let (inner, outer) = if to.starts_with(&from) { ("target", "source") } else { ("source", "target") };
-        return Err(Error::new(
-            Kind::Refused,
-            format!("the {inner} is inside the {outer}: {} and {}", source.label, target.label),
-        )
-        .hint("choose a folder outside of it; nothing overrides this"));
-    }
-    Ok(())
+    let message = if from == to {
+        format!("{} and {} are the same folder", source.label, target.label)
+    } else if to.starts_with(&from) {
+        format!("the target {} lies inside the source {}", target.label, source.label)
+    } else if from.starts_with(&to) {
+        format!("the source {} lies inside the target {}", source.label, target.label)
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(Kind::Refused, message)
+        .hint("name two folders of which neither holds the other; no option overrides this"))
 }
 
 /// Whether files can be copied between two folders without copying their blocks: then there is nothing to gain from
@@ -108,4 +111,19 @@ fn shares_blocks(source: &Path, target: &Path) -> bool {
 fn cancelled() -> Error {
     Error::new(Kind::Cancelled, "stopped before anything was changed")
         .hint("run it again to go on; what was received is kept")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neither_folder_holds_the_other() {
+        let apart = |from: &str, to: &str| {
+            let dir = |path: &str| LiveDir { root: path.into(), index: None, label: path.to_owned() };
+            check_apart(&dir(from), &dir(to)).is_ok()
+        };
+        assert!(apart("/a/b", "/a/bc") && apart("/a", "/b"));
+        assert!(!apart("/a", "/a") && !apart("/a", "/a/b") && !apart("/a/b", "/a") && !apart("/", "/a"));
+    }
 }

@@ -210,6 +210,7 @@ impl Run<'_> {
             observer.event(Event::Note(format!("the index of {} was damaged; it is being rebuilt", self.dir.label)));
         }
         talk.ask(Ask::Scan)?;
+        tracing::debug!("scanning");
         let (mut own, top, entries_total, bytes_total) =
             self.scan_both(&mut talk, root.as_ref(), &filter, &records, &rows)?;
         if let (Some(before), true) =
@@ -238,12 +239,14 @@ impl Run<'_> {
         };
         let salvage = salvage_dir.as_ref().map(|dir| self.scan_salvage(dir)).transpose()?;
         let is_new = root.is_none();
+        tracing::debug!("comparing");
         let mut want = compare(&own, &top, &mut talk, self.options.no_remove, &filter, &unreadable)?;
         if is_new {
             want.dirs[0].how = How::New;
             want.pending.push(0);
         }
         moves::resolve(&own, &mut want, salvage.as_ref())?;
+        tracing::debug!("planning");
         let (mut plan, tally) = plan(&own, &want)?;
         (plan.entries_total, plan.bytes_total) = (entries_total, bytes_total);
         plan.halts = halts(weigh(&own, entries_total, &tally)?, self.options);
@@ -274,8 +277,10 @@ impl Run<'_> {
             cancel: self.cancel,
             totals: (tally.files_to_move, tally.bytes_to_move),
         };
+        tracing::debug!("staging");
         let staged = super::receive::stage(&site, &mut want, &mut talk)?;
         talk.ask(Ask::Finish)?;
+        tracing::debug!("staged");
         let (source_root, entries, bytes) = match talk.next()? {
             Tell::Root { root, entries, bytes, bytes_read } => {
                 report.bytes_read = bytes_read;
@@ -399,8 +404,10 @@ impl Run<'_> {
     ) -> Result<Times> {
         let failed = |cause| Error::io(format!("the target {} could not be changed", self.dir.label), cause);
         left_out.extend(staged.left_out);
+        tracing::debug!("dressing new folders");
         left_out.extend(commit::dress_new(site, want)?);
         fail::fail_point!("commit.before_log", |_| Err(Error::failed("fault injected before the log")));
+        tracing::debug!("writing the log");
         commit::write_log(site, want)?;
         let wanted_root = want.view.seal().map_err(|cause| index_error(&cause))?;
         let excused = want.keeps_extra || staged.incomplete || !left_out.is_empty();
@@ -411,12 +418,14 @@ impl Run<'_> {
             )
             .hint("run the sync again; if it happens again, run it with --checksum"));
         }
+        tracing::debug!("making it durable");
         site.stage.dir.sync_fs().map_err(failed)?;
         if self.cancel.load(Ordering::Relaxed) {
             return Err(cancelled());
         }
         self.observer.before_commit()?;
         self.observer.event(Event::Committing);
+        tracing::debug!("committing");
         site.stage.enforce_log().map_err(failed)?;
         fail::fail_point!("commit.log_written", |_| Err(Error::failed("fault injected after the log")));
         let log = site.stage.log().map_err(failed)?.ok_or_else(|| Error::failed("the redo log has gone"))?;
@@ -431,10 +440,13 @@ impl Run<'_> {
         if site.stage.root_name.is_none() && !want.view.dirs[0].implied {
             restore_time(&self.dir.root, time);
         }
+        tracing::debug!("looking again");
         let already: HashSet<Vec<u8>> = left_out.iter().map(|left_out| left_out.path.clone()).collect();
         left_out.extend(commit::look_again(want, &root, &already)?);
         report.root_target = Some(want.view.seal().map_err(|cause| index_error(&cause))?);
+        tracing::debug!("remembering");
         save(&want.view, rows, site.filter);
+        tracing::debug!("done");
         report.left_out = self.tell_left_out(left_out);
         Ok(time)
     }

@@ -7,9 +7,8 @@ use std::sync::Arc;
 use crate::cli::context::cache_dir;
 use crate::cli::output::Output;
 use crate::model::sync::{Report, SyncOptions};
-use crate::model::{Error, Kind, Result};
+use crate::model::{Error, Result};
 use crate::sync::{Cancel, LiveDir, Observer};
-use crate::tree::link;
 
 /// A folder with the file that remembers it.
 pub fn live_dir(folder: &Path, out: &Output) -> LiveDir {
@@ -55,51 +54,15 @@ pub async fn run(
     out: &Output,
 ) -> Result<Report> {
     let (source, target) = (live_dir(from, out), live_dir(to, out));
-    check_apart(&source, &target)?;
-    let (target_end, source_end) = link::pair();
-    let serving = std::thread::Builder::new()
-        .name("source".to_owned())
-        .spawn(move || crate::sync::serve(&source, source_end))
-        .map_err(|cause| Error::io("a thread cannot be started", cause))?;
     let options = options.clone();
-    let report = tokio::task::spawn_blocking(move || crate::sync::run(&target, target_end, &options, observer, cancel))
+    tokio::task::spawn_blocking(move || crate::sync::local(&source, &target, &options, observer, cancel))
         .await
-        .map_err(|cause| Error::failed("the sync broke off by a mistake in mcloud").because(cause));
-    // What the source had to say of itself has reached the target, and so the report.
-    let _ = serving.join();
-    report?
-}
-
-/// One inside the other would copy itself into itself, or remove what it copies.
-fn check_apart(source: &LiveDir, target: &LiveDir) -> Result<()> {
-    let (from, to) = (&source.root, &target.root);
-    let message = if from == to {
-        format!("{} and {} are the same folder", source.label, target.label)
-    } else if to.starts_with(from) {
-        format!("the target {} lies inside the source {}", target.label, source.label)
-    } else if from.starts_with(to) {
-        format!("the source {} lies inside the target {}", source.label, target.label)
-    } else {
-        return Ok(());
-    };
-    Err(Error::new(Kind::Refused, message)
-        .hint("name two folders of which neither holds the other; no option overrides this"))
+        .map_err(|cause| Error::failed("the sync broke off by a mistake in mcloud").because(cause))?
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn apart(from: &str, to: &str) -> bool {
-        let dir = |path: &str| LiveDir { root: path.into(), index: None, label: path.to_owned() };
-        check_apart(&dir(from), &dir(to)).is_ok()
-    }
-
-    #[test]
-    fn neither_folder_holds_the_other() {
-        assert!(apart("/a/b", "/a/bc") && apart("/a", "/b"));
-        assert!(!apart("/a", "/a") && !apart("/a", "/a/b") && !apart("/a/b", "/a") && !apart("/", "/a"));
-    }
 
     #[test]
     fn symlinks_on_the_way_do_not_make_another_folder() {
