@@ -1,8 +1,5 @@
 //! `mcloud`: the client, and with `mcloud server` the daemon of a host.
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> std::process::ExitCode {
     // Fault points take their orders from `FAILPOINTS`, in a build that has any.
     #[cfg(feature = "faults")]

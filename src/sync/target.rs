@@ -198,7 +198,7 @@ impl Run<'_> {
             None => false,
         };
         let is_bare = match &root {
-            Some(root) => is_bare(root)
+            Some(root) => is_almost_bare(root)
                 .map_err(|cause| Error::io(format!("the target {} cannot be read", self.dir.label), cause))?,
             None => true,
         };
@@ -471,10 +471,23 @@ fn open_if_there(path: &Path) -> std::io::Result<Option<Dir>> {
     }
 }
 
-/// Whether there is nothing in the root but, perhaps, our own staging folder.
-fn is_bare(root: &Dir) -> std::io::Result<bool> {
+/// Whether there is nothing in the root worth comparing first, beside our own staging folder: at most a few small files,
+/// such as the `mcloud.yml` of a new tenant. To be sent those again costs less than reading all of a source twice.
+fn is_almost_bare(root: &Dir) -> std::io::Result<bool> {
+    const FILES: usize = 16;
+    const BYTES: i64 = 1 << 20;
     let names = root.names()?;
-    Ok(names.iter().all(|entry| entry.name.starts_with(crate::tree::filter::STAGE_PREFIX)))
+    let mut names = names.iter().filter(|entry| !entry.name.starts_with(crate::tree::filter::STAGE_PREFIX)).peekable();
+    let (mut files, mut bytes) = (0, 0);
+    while let Some(entry) = names.next_if(|_| files <= FILES && bytes <= BYTES) {
+        match root.stat_if_there(&entry.name)? {
+            Some(stat) if crate::sys::dir::is_dir(&stat) => return Ok(false),
+            Some(stat) => bytes += stat.st_size,
+            None => {}
+        }
+        files += 1;
+    }
+    Ok(files <= FILES && bytes <= BYTES && names.peek().is_none())
 }
 
 /// The view of a target that is not there yet.
