@@ -147,6 +147,11 @@ impl Scribe<'_> {
     fn write_removals(&mut self) -> Result<()> {
         let twins: HashSet<u32> = self.want.moved_dirs.iter().map(|&(_, twin)| twin).collect();
         for &(dir, at) in &self.want.removed {
+            // What replaces it may be the same inode, known by another of its names before: were it removed here, doing
+            // this a second time would remove what has come.
+            if self.want.replaced.contains(&(dir, at)) {
+                continue;
+            }
             let items = self.own_items(dir)?;
             let item = &items[at as usize];
             if !item.entry.is_dir() {

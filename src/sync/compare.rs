@@ -30,6 +30,9 @@ pub struct Want {
     pub origins: Vec<Origin>,
     /// Own entries that go, as directory and position; whole directories by their entry in the parent.
     pub removed: Vec<(u32, u32)>,
+    /// Those of `removed`, none of them directories, at whose path something else comes that is no directory either: it
+    /// takes their place in one step.
+    pub replaced: HashSet<(u32, u32)>,
     /// Own files that are moved on their own, as directory and position.
     pub moves: Vec<(u32, u32)>,
     /// Directories that are moved whole: wanted and own directory.
@@ -168,6 +171,7 @@ pub fn compare(
             pending: Vec::new(),
             origins: Vec::new(),
             removed: Vec::new(),
+            replaced: HashSet::new(),
             moves: Vec::new(),
             moved_dirs: Vec::new(),
             mirrors: Vec::new(),
@@ -318,10 +322,13 @@ impl Walk<'_> {
             let own_item = beside.map(|(_, own_item)| own_item);
             let alike = own_item.filter(|own_item| own_item.entry.kind.is_like(&item.entry.kind));
             if alike.is_none()
-                && let Some((at, _)) = beside
+                && let Some((at, own_item)) = beside
             {
                 // Something of another kind stands there: it goes.
                 self.want.removed.push((own_dir, at as u32));
+                if !own_item.entry.is_dir() && !item.entry.is_dir() {
+                    self.want.replaced.insert((own_dir, at as u32));
+                }
             }
             let EntryKind::Dir { content } = item.entry.kind else {
                 match alike {
