@@ -67,8 +67,10 @@ pub fn run_beside(
         Err(error) => {
             let error = last_words(&mut link, error);
             if let Some(stage) = stage {
-                // A full disk is given back what was staged; else it is kept for the next try.
-                let cleared = if error.kind == Kind::NoSpace { stage.remove() } else { stage.tidy() };
+                // A full disk is given back what was staged; else it is kept for the next try. Once the log is in force
+                // the stage is what finishes the commit.
+                let may_go = error.kind == Kind::NoSpace && matches!(stage.log(), Ok(None));
+                let cleared = if may_go { stage.remove() } else { stage.tidy() };
                 if let Err(cause) = cleared {
                     tracing::warn!("the staging folder of {} could not be removed: {cause}", dir.label);
                 }
