@@ -24,7 +24,7 @@ use crate::tree::link::{
 };
 use crate::tree::node::{ListBuilder, ListKind, chunk_leaves};
 use crate::tree::read;
-use crate::tree::records::{Found, ListWriter, Records, Rows};
+use crate::tree::records::{Found, ListWriter, Records, Row, Rows};
 use crate::tree::scan::{Counters, Findings, Scan, keep_list, threads};
 use crate::tree::view::{Item, Print, State, View, join};
 
@@ -149,8 +149,13 @@ fn check_scope(root: &Dir, open: &Open, label: &str) -> Result<()> {
 /// Remembers a view; failing to is no failure of the sync.
 pub(super) fn save(view: &View, rows: &Rows, filter: &Filter) {
     let whole = filter.is_whole_tree();
-    let ids: std::collections::HashSet<_> = view.dirs.iter().filter(|dir| !dir.implied).map(|dir| dir.id).collect();
-    let rest = rows.values().filter(|row| !whole && !ids.contains(&row.id)).copied();
+    let seen: std::collections::HashMap<_, _> = view.dirs.iter().map(|dir| (dir.id, dir.implied)).collect();
+    let rest = rows.values().filter(|_| !whole).filter_map(|row| match seen.get(&row.id) {
+        None => Some(*row),
+        // Above what was looked at: what its files are is still known, its own name is not, which covers what is below.
+        Some(true) => Some(Row { content: Name::UNKNOWN, ..*row }),
+        Some(false) => None,
+    });
     if let Err(error) = view.save(rest) {
         tracing::warn!("the index could not be saved: {error}");
     }

@@ -259,10 +259,8 @@ impl Scan<'_> {
         node.first_child = first_child;
         node.record = record;
         node.protected = found.protected;
-        node.dirty = !same;
-        if let (true, Some(row)) = (same, row) {
-            node.content = row.content;
-        }
+        node.content = row.filter(|_| same).map_or(Name::UNKNOWN, |row| row.content);
+        node.dirty = !node.content.is_known();
         held.entries += found.items.len() as u64;
         held.bytes += found.bytes;
         held.findings.damaged |= damaged;
