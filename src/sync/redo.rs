@@ -173,7 +173,7 @@ fn torn() -> Error {
 /// else changed the tree meanwhile.
 pub fn replay(log: File, stage: &Stage) -> Result<Vec<LeftOut>> {
     let mut reader = Reader::open(log)?;
-    let mut hand = Hand { stage, root: stage.root()?, last: None, trash: 0 };
+    let mut hand = Hand { stage, root: stage.root()?, last: None };
     let mut left_out = Vec::new();
     while let Some(op) = reader.next()? {
         fail::fail_point!("commit.op", |_| Err(Error::other("fault injected in the middle of the commit")));
@@ -214,7 +214,6 @@ struct Hand<'a> {
     stage: &'a Stage,
     root: Option<Dir>,
     last: Option<(Vec<u8>, Dir)>,
-    trash: u64,
 }
 
 impl Hand<'_> {
@@ -284,27 +283,10 @@ impl Hand<'_> {
             self.root = self.stage.root()?;
             return Ok(());
         }
-        self.trash += 1;
-        let aside = format!("trash/obstacle-{}-{}", std::process::id(), self.trash).into_bytes();
-        let (trash, obstacle) = split_last(&aside);
-        let trash = self.stage.dir.open_beneath(trash)?;
+        // A folder never gives way: what the plan knew of has been taken out before, and what is there now holds what is
+        // protected, or came since. Nor does a file that came since to a folder.
         let (folder, name) = self.folder(path)?;
-        match writable(folder, |folder| shelf.rename(staged, folder, name)) {
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::IsADirectory
-                        | ErrorKind::NotADirectory
-                        | ErrorKind::DirectoryNotEmpty
-                        | ErrorKind::AlreadyExists
-                ) =>
-            {
-                // Something came there since the tree was looked at: what was wanted wins.
-                folder.rename(name, &trash, obstacle)?;
-                shelf.rename(staged, folder, name)?;
-            }
-            other => other?,
-        }
+        writable(folder, |folder| shelf.rename(staged, folder, name))?;
         if is_dir(&stat) {
             self.last = None;
         }
