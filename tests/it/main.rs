@@ -9,6 +9,7 @@ mod common;
 
 mod cli;
 mod engine;
+mod engine_edges;
 mod fuzz_smoke;
 mod harness;
 mod house;
