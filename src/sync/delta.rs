@@ -217,7 +217,10 @@ impl Delta {
             Some(basis) => reflink(&basis.file, &file).map_err(failed)?,
             None => false,
         };
-        let pages = self.suits_in_place(&list, &found, shared, size) && !shares && placed != Placed::There;
+        let pages = self.suits_in_place(&list, &found, size)
+            && !shares
+            && placed != Placed::There
+            && self.may_be_written(shared, open);
         let mut needed = Vec::new();
         let mut run: Option<(u64, u64, u64)> = None;
         for ((chunk, offset), found) in list.iter().zip(&found) {
@@ -297,7 +300,7 @@ impl Delta {
     }
 
     /// Whether only pages change, in a file so large that copying it would cost more than changing it.
-    fn suits_in_place(&self, list: &[(ChunkRef, u64)], found: &[Found], shared: &Shared<'_>, size: u64) -> bool {
+    fn suits_in_place(&self, list: &[(ChunkRef, u64)], found: &[Found], size: u64) -> bool {
         let Some(basis) = &self.basis else { return false };
         let stays: u64 = list
             .iter()
@@ -306,11 +309,15 @@ impl Delta {
             .map(|((chunk, _), _)| u64::from(chunk.len))
             .sum();
         let all_found_in_place = !found.iter().any(|found| matches!(found, Found::Own(_)));
-        size >= IN_PLACE_MIN
-            && basis.item.entry.size() >= IN_PLACE_MIN
-            && stays * 2 >= size
-            && all_found_in_place
-            && shared.site.root.is_some()
+        size >= IN_PLACE_MIN && basis.item.entry.size() >= IN_PLACE_MIN && stays * 2 >= size && all_found_in_place
+    }
+
+    /// Whether writing into the old version is allowed, and seen under no other name: that one may be outside of the tree.
+    fn may_be_written(&self, shared: &Shared<'_>, open: &OpenDir) -> bool {
+        let (Some(basis), Some(root)) = (&self.basis, shared.site.root) else { return false };
+        let writable = root.open_beneath(&open.path).and_then(|dir| dir.write(&basis.item.entry.name));
+        let single = meta::stat_file(&basis.file).is_ok_and(|stat| stat.st_nlink == 1);
+        basis.item.print.trusted && single && writable.is_ok()
     }
 
     /// What the target has in the blocks of a range, if it has all of it.
