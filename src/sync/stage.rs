@@ -57,6 +57,7 @@ impl Stage {
             Some(now) if now.st_ino == stat.st_ino => {}
             _ => return Stage::open(root),
         }
+        dir.inherit_nothing()?;
         let next_slot = AtomicU64::new(1);
         Ok(Some(Stage { dir, parent, name, root_name, next_slot, next_trash: AtomicU64::new(1) }))
     }

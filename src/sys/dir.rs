@@ -152,6 +152,24 @@ impl Dir {
         }
     }
 
+    /// Makes that what is created in this directory of ours gets the group of this process and just the mode it is given:
+    /// the folder above may hand down its own group (setgid) or access list.
+    pub fn inherit_nothing(&self) -> Result<()> {
+        let gid = rustix::process::getegid();
+        match rustix::fs::fchown(&self.0, None, Some(gid)) {
+            // A file system without owners.
+            Ok(()) | Err(Errno::PERM | Errno::INVAL | Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error.into()),
+        }
+        for list in ["system.posix_acl_default", "system.posix_acl_access"] {
+            match rustix::fs::fremovexattr(&self.0, list) {
+                Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::INVAL | Errno::PERM) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(rustix::fs::fchmod(&self.0, Mode::RWXU)?)
+    }
+
     pub fn make_symlink(&self, name: &[u8], target: &[u8]) -> Result<()> {
         one_name(name)?;
         Ok(rustix::fs::symlinkat(target, &self.0, name)?)
