@@ -21,8 +21,10 @@ use crate::sys::meta;
 
 /// Files from this size on are cut by all threads together.
 const BIG_BYTES: u64 = 8 << 20;
-/// Directories waiting to be read keep their descriptors open, up to this many in all.
-const OPEN_MAX: usize = 256;
+/// Directories waiting to be read keep their descriptors open, up to this many in all, and of those a thread has just
+/// found up to this many: a thousand open files are all that a process may count on.
+const OPEN_MAX: usize = 128;
+const OPEN_FOUND: usize = 16;
 
 /// How a scan is done, and what it counts while it runs.
 pub struct Scan<'a> {
@@ -480,7 +482,7 @@ impl Found {
                 let path = path.clone();
                 // Opened now, so that one that cannot be read is known before its parent is told.
                 let open = match dir.open_beneath(&item.entry.name) {
-                    Ok(open) => open,
+                    Ok(open) => Some(open).filter(|_| self.children.len() < OPEN_FOUND),
                     Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
                     Err(error) => {
                         self.left_out.push(LeftOut { path, reason: reason("opened", &error) });
@@ -491,7 +493,7 @@ impl Found {
                     item.entry.meta = super::entry::Meta::default();
                 }
                 let name = item.entry.name.clone();
-                self.children.push(Child { name, path, stat: *stat, implied, open: Some(open) });
+                self.children.push(Child { name, path, stat: *stat, implied, open });
             }
             EntryKind::File { size, .. } => {
                 self.bytes += size;
