@@ -14,7 +14,7 @@ use crate::model::{Error, Result};
 use crate::sys::clock;
 use crate::sys::dir::Dir;
 use crate::tree::entry::{Entry, EntryKind, Meta};
-use crate::tree::read::{kind_of, take_stat};
+use crate::tree::read::{is_as_printed, kind_of, take_stat};
 use crate::tree::view::{Item, State, View, join};
 
 /// Gives new directories their metadata while they are still staged.
@@ -59,6 +59,48 @@ fn shown_entry(site: &Site<'_>, path: &[u8], entry: &Entry) -> Entry {
         entry.meta = Meta { mode: 0o755, uid, gid, mtime: clock::file_clock(), xattrs: Vec::new() };
     }
     entry
+}
+
+/// Looks once more at the target's own files whose content is taken for known: those that move, get only other metadata,
+/// or are changed in place. Tells which of them somebody changed since the scan; one to be changed in place must not be.
+pub fn changed_since(site: &Site<'_>, want: &Want) -> Result<Vec<LeftOut>> {
+    let mut changed = Vec::new();
+    let Some(root) = site.root else { return Ok(changed) };
+    for &number in &want.pending {
+        let dir = want.dirs[number as usize];
+        if dir.how == How::New && want.moves.is_empty() {
+            continue;
+        }
+        for item in want.view.items(number).map_err(|cause| index_error(&cause))? {
+            let of = |own: u32| site.own.items(own).map_err(|cause| index_error(&cause));
+            let (own, known) = match item.state {
+                _ if !matches!(item.entry.kind, EntryKind::File { .. }) => continue,
+                State::Touch | State::Patched if dir.own != NONE => {
+                    (dir.own, of(dir.own)?.into_iter().find(|own| own.entry.name == item.entry.name))
+                }
+                State::Moved => match want.origins[item.slot as usize].from {
+                    Source::Own { dir, at } => (dir, of(dir)?.into_iter().nth(at as usize)),
+                    Source::Salvage { .. } => continue,
+                },
+                _ => continue,
+            };
+            let Some(known) = known else { continue };
+            let now = root.open_beneath(&site.own.path(own)).and_then(|dir| dir.stat(&known.entry.name));
+            if now.is_ok_and(|stat| is_as_printed(&stat, &known)) {
+                continue;
+            }
+            let path = want.view.path_of(number, &item.entry.name);
+            if item.state == State::Patched {
+                let path = String::from_utf8_lossy(&path).into_owned();
+                return Err(Error::failed(format!(
+                    "{path} was written to at the target while its changes were copied"
+                ))
+                .hint("run the sync again; the target is as it was"));
+            }
+            changed.push(LeftOut { path, reason: "it was changed by somebody else during the sync".into() });
+        }
+    }
+    Ok(changed)
 }
 
 /// Writes down every change that makes the tree what is wanted. Returns their number.
@@ -319,7 +361,14 @@ fn find(view: &View, path: &[u8]) -> Result<Option<Item>> {
 }
 
 /// Looks at everything the commit touched: takes over its fingerprints, and notes what is not as it was wanted.
-pub fn look_again(want: &mut Want, root: &Dir, already: &HashSet<Vec<u8>>) -> Result<Vec<LeftOut>> {
+///
+/// `already`: paths of which something has been told; `unsure`: those that may hold something else than was wanted.
+pub fn look_again(
+    want: &mut Want,
+    root: &Dir,
+    already: &HashSet<Vec<u8>>,
+    unsure: &HashSet<Vec<u8>>,
+) -> Result<Vec<LeftOut>> {
     // Whatever is changed from now on bears a later stamp than what is looked at here.
     clock::next_tick();
     let touched: Vec<u32> = (0..want.view.dirs.len() as u32)
@@ -334,7 +383,7 @@ pub fn look_again(want: &mut Want, root: &Dir, already: &HashSet<Vec<u8>>) -> Re
                     loop {
                         let Some(dir) = receive::lock(&looked).0.pop() else { return Ok(()) };
                         let mut left_out = Vec::new();
-                        let found = look_at_dir(shown, dir, root, already, &mut left_out)?;
+                        let found = look_at_dir(shown, dir, root, (already, unsure), &mut left_out)?;
                         let mut held = receive::lock(&looked);
                         held.1.push((dir, found));
                         held.2.append(&mut left_out);
@@ -366,7 +415,7 @@ fn look_at_dir(
     want: &Want,
     dir: u32,
     root: &Dir,
-    already: &HashSet<Vec<u8>>,
+    (already, unsure): (&HashSet<Vec<u8>>, &HashSet<Vec<u8>>),
     left_out: &mut Vec<LeftOut>,
 ) -> Result<((u64, u64), crate::tree::records::Ptr, bool)> {
     let path = want.view.path(dir);
@@ -411,9 +460,15 @@ fn look_at_dir(
         // Somebody may have put something else there a moment ago: what is trusted is the very file that was staged, as it
         // was staged. (Which names are links of one file is seen anew by each scan.)
         let is_as_staged = stat.st_ino == staged && is_as_wanted(&stat, &item.entry, wanted.mtime);
-        item.print.trusted = same_kind && (is_link || is_as_staged || item.entry.is_dir() && item.entry.meta == wanted);
+        item.print.trusted = same_kind
+            && !unsure.contains(&here)
+            && (is_link || is_as_staged || item.entry.is_dir() && item.entry.meta == wanted);
         if matches!(item.entry.kind, EntryKind::Symlink { .. }) {
             item.entry.meta.mode = wanted.mode;
+        }
+        if same_kind && !is_link && already.contains(&here) {
+            // Some of its attributes may have been refused: the index must not claim them.
+            item.entry.meta.xattrs = crate::sys::meta::xattrs_at(&open, &item.entry.name).map_err(failed)?;
         }
         changed |= item.entry.meta != wanted;
         if (!same_kind || item.entry.meta != wanted) && !already.contains(&here) && !item.entry.is_dir() {

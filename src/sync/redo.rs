@@ -10,6 +10,7 @@ use super::stage::Stage;
 use crate::model::sync::LeftOut;
 use crate::sys::dir::{Dir, is_dir, split_last};
 use crate::tree::entry::{Entry, put, put_bytes, take, take_bytes};
+use crate::tree::read::kind_of;
 
 /// One change. Paths in the tree are relative to the root, paths in the stage to the stage.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,19 +170,27 @@ fn torn() -> Error {
     Error::new(ErrorKind::InvalidData, "the redo log is damaged")
 }
 
-/// Makes every change of the log, or makes sure that it has been made. Returns what could not be done because somebody
-/// else changed the tree meanwhile.
-pub fn replay(log: File, stage: &Stage) -> Result<Vec<LeftOut>> {
+/// What became of a log.
+#[derive(Default)]
+pub struct Done {
+    /// What could not be done because somebody else changed the tree meanwhile.
+    pub failed: Vec<LeftOut>,
+    /// Metadata that the file system, or this user, cannot give.
+    pub refused: Vec<LeftOut>,
+}
+
+/// Makes every change of the log, or makes sure that it has been made.
+pub fn replay(log: File, stage: &Stage) -> Result<Done> {
     let mut reader = Reader::open(log)?;
-    let mut hand = Hand { stage, root: stage.root()?, last: None };
-    let mut left_out = Vec::new();
+    let mut hand = Hand { stage, root: stage.root()?, last: None, refused: Vec::new() };
+    let mut failed = Vec::new();
     while let Some(op) = reader.next()? {
         fail::fail_point!("commit.op", |_| Err(Error::other("fault injected in the middle of the commit")));
         if let Err(error) = hand.make(&op) {
             match error.kind() {
                 ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem => return Err(error),
                 _ if error.raw_os_error() == Some(5) => return Err(error),
-                _ => left_out.push(LeftOut {
+                _ => failed.push(LeftOut {
                     path: op.path().to_vec(),
                     reason: format!("it could not be put in place: {error}"),
                 }),
@@ -193,7 +202,7 @@ pub fn replay(log: File, stage: &Stage) -> Result<Vec<LeftOut>> {
         root.sync_fs()?;
     }
     stage.beside().sync()?;
-    Ok(left_out)
+    Ok(Done { failed, refused: hand.refused })
 }
 
 impl Op {
@@ -214,6 +223,7 @@ struct Hand<'a> {
     stage: &'a Stage,
     root: Option<Dir>,
     last: Option<(Vec<u8>, Dir)>,
+    refused: Vec<LeftOut>,
 }
 
 impl Hand<'_> {
@@ -243,12 +253,18 @@ impl Hand<'_> {
             }
             Op::Link { first, path } => self.link(first, path),
             Op::Dress { path, entry } => {
-                if path.is_empty() {
-                    let root = self.root()?.open_beneath(b"")?;
-                    return place::dress(&root, entry, false).map(|_| ());
-                }
-                let (folder, name) = self.folder(path)?;
-                place::dress_at(folder, name, entry).map(|_| ())
+                let refusals = if path.is_empty() {
+                    place::dress(self.root()?.open_beneath(b"")?, entry, false)?
+                } else {
+                    let (folder, name) = self.folder(path)?;
+                    let there = kind_of(&folder.stat(name)?);
+                    if !there.is_some_and(|kind| kind.is_like(&entry.kind)) {
+                        return Err(Error::other("something else stands there"));
+                    }
+                    place::dress_at(folder, name, entry)?
+                };
+                self.refused.extend(refusals.into_iter().map(|reason| LeftOut { path: path.clone(), reason }));
+                Ok(())
             }
         }
     }

@@ -426,6 +426,8 @@ impl Run<'_> {
             return Err(cancelled());
         }
         self.observer.before_commit()?;
+        // Whoever uses the target has stopped by now; what they did before counts.
+        let mut unsure = commit::changed_since(site, want)?;
         self.observer.event(Event::Committing);
         tracing::debug!("committing");
         site.stage.enforce_log().map_err(failed)?;
@@ -434,7 +436,7 @@ impl Run<'_> {
         let unfinished = |cause| {
             failed(cause).hint("the change is written down; the next sync to it, or the daemon's start, finishes it")
         };
-        left_out.extend(redo::replay(log, site.stage).map_err(unfinished)?);
+        let done = redo::replay(log, site.stage).map_err(unfinished)?;
         site.stage.end_log().map_err(unfinished)?;
         fail::fail_point!("commit.done", |_| Err(Error::failed("fault injected after the commit")));
         let root = site.stage.root().map_err(failed)?.ok_or_else(|| Error::failed("the target has gone"))?;
@@ -443,8 +445,13 @@ impl Run<'_> {
             restore_time(&self.dir.root, time);
         }
         tracing::debug!("looking again");
-        let already: HashSet<Vec<u8>> = left_out.iter().map(|left_out| left_out.path.clone()).collect();
-        left_out.extend(commit::look_again(want, &root, &already)?);
+        unsure.extend(done.failed);
+        let paths = |all: &[LeftOut]| all.iter().map(|left_out| left_out.path.clone()).collect::<HashSet<Vec<u8>>>();
+        let unsure_paths = paths(&unsure);
+        left_out.extend(unsure);
+        left_out.extend(done.refused);
+        let already = paths(&left_out);
+        left_out.extend(commit::look_again(want, &root, &already, &unsure_paths)?);
         report.root_target = Some(want.view.seal().map_err(|cause| index_error(&cause))?);
         tracing::debug!("remembering");
         save(&want.view, rows, site.filter);

@@ -2,7 +2,7 @@
 //! full at the worst moment, what is protected stands in the way.
 
 use std::fs;
-use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -171,5 +171,111 @@ fn what_is_protected_outlives_what_comes_in_its_place() {
             let told = engine.events().iter().any(|event| matches!(event, Event::LeftOut(out) if out.path == b"logs"));
             assert!(told, "{pattern}: nothing was said of it");
         }
+    }
+}
+
+/// A file large enough to be changed in place, the same on both sides, with one page changed at the source.
+fn big_and_rewritten(engine: &Engine) {
+    fs::write(engine.source.join("big"), Rng::new(2).bytes(70 << 20)).unwrap();
+    engine.proves(&forced(), "first");
+    settle();
+    let file = fs::OpenOptions::new().write(true).open(engine.source.join("big")).unwrap();
+    file.write_all_at(&[7; 4096], 20 << 20).unwrap();
+}
+
+#[test]
+fn a_name_outside_of_the_tree_keeps_its_content() {
+    let dir = scratch();
+    let engine = Engine::below(dir.path());
+    big_and_rewritten(&engine);
+    let outside = dir.path().join("outside");
+    fs::hard_link(engine.target.join("big"), &outside).unwrap();
+    let before = blake3::hash(&fs::read(&outside).unwrap());
+    engine.proves(&forced(), "second");
+    assert!(blake3::hash(&fs::read(&outside).unwrap()) == before, "a file outside of the target was written to");
+    assert_equal(&engine.source, &engine.target, "second");
+}
+
+#[test]
+fn a_file_to_be_changed_in_place_that_others_wrote_to_is_not_mixed_up() {
+    let dir = scratch();
+    let engine = Engine::below(dir.path());
+    big_and_rewritten(&engine);
+    let big = engine.target.join("big");
+    let outcome = sync_then(&engine, move || {
+        settle();
+        let file = fs::OpenOptions::new().write(true).open(&big).unwrap();
+        file.write_all_at(&[9; 100], 50 << 20).unwrap();
+    });
+    let error = outcome.expect_err("it was mixed up");
+    assert!(error.chain().contains("big"), "{}", error.chain());
+    engine.proves(&forced(), "again");
+    assert_equal(&engine.source, &engine.target, "again");
+}
+
+#[test]
+fn what_others_wrote_before_the_commit_is_seen_by_the_next_sync() {
+    let dir = scratch();
+    let engine = Engine::below(dir.path());
+    for name in ["touched", "moved"] {
+        fs::write(engine.source.join(name), format!("{name} one")).unwrap();
+    }
+    engine.proves(&forced(), "first");
+    settle();
+    fs::set_permissions(engine.source.join("touched"), PermissionsExt::from_mode(0o600)).unwrap();
+    fs::rename(engine.source.join("moved"), engine.source.join("away")).unwrap();
+    let target = engine.target.clone();
+    let report = sync_then(&engine, move || {
+        settle();
+        for name in ["touched", "moved"] {
+            let file = fs::OpenOptions::new().write(true).open(target.join(name)).unwrap();
+            file.write_all_at(b"else", 0).unwrap();
+        }
+    });
+    assert_eq!(report.unwrap().left_out, 2, "it was not told");
+    engine.proves(&forced(), "again");
+    assert_equal(&engine.source, &engine.target, "again");
+}
+
+#[test]
+fn a_folder_that_hands_down_its_group_and_its_access_list_hands_nothing_to_what_is_copied() {
+    for acl in [false, true] {
+        let dir = scratch();
+        let engine = Engine::below(dir.path());
+        if acl {
+            sh("setfacl", &["-d", "-m", "u:1234:rwx", dir.path().to_str().unwrap()]);
+        } else {
+            std::os::unix::fs::chown(dir.path(), None, Some(4321)).unwrap();
+            fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o2755)).unwrap();
+        }
+        grow(&engine.source, &mut Rng::new(3), &Shape::SMALL);
+        fs::write(engine.source.join("plain"), "x").unwrap();
+        fs::create_dir(engine.source.join("folder")).unwrap();
+        fs::write(engine.source.join("folder/plain"), "x").unwrap();
+        engine.proves(&forced(), "first");
+        assert_equal(&engine.source, &engine.target, "first");
+        assert_eq!(engine.target.join("plain").metadata().unwrap().gid(), 0);
+    }
+}
+
+#[test]
+fn a_folder_of_more_folders_than_files_may_be_open_is_copied() {
+    let dir = scratch();
+    let (source, target) = (dir.path().join("source"), dir.path().join("target"));
+    for number in 0..700 {
+        fs::create_dir_all(source.join(format!("{number}/in"))).unwrap();
+    }
+    for round in ["first", "again"] {
+        let out = std::process::Command::new("prlimit")
+            .args(["--nofile=400:400", "--"])
+            .arg(crate::common::host::binary())
+            .args(["sync", "--yes"])
+            .args([&source, &target])
+            .env("XDG_CACHE_HOME", dir.path().join("cache"))
+            .env("MCLOUD_CONFIG_DIR", dir.path().join("config"))
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{round}: {}", String::from_utf8_lossy(&out.stderr));
+        assert_equal(&source, &target, round);
     }
 }
