@@ -6,3 +6,4 @@ pub mod copy;
 pub mod dir;
 pub mod memory;
 pub mod meta;
+pub mod process;

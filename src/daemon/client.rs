@@ -53,6 +53,8 @@ impl ClientConfig {
 pub struct Client {
     connection: Connection,
     who: Who,
+    /// The daemon is a process of this machine that sees what we see, and we own its home.
+    is_neighbour: bool,
 }
 
 impl Client {
@@ -65,7 +67,9 @@ impl Client {
             response::What::Me(me) => who_in(me)?,
             _ => return Err(unexpected()),
         };
-        Ok(Client { connection, who })
+        // `MCLOUD_WIRE=always` keeps even neighbours to the wire.
+        let wire = std::env::var_os("MCLOUD_WIRE").is_some_and(|value| value == "always");
+        Ok(Client { connection, who, is_neighbour: found.neighbour.is_some() && !wire })
     }
 
     /// Uses an invitation up: pins the host's key and enrols this client's. Returns the host's address as it is pinned.
@@ -94,6 +98,21 @@ impl Client {
         connection.bye().await;
         let response::What::Me(me) = answered? else { return Err(unexpected()) };
         Ok((Address { host: reached.ip().to_string(), port: Some(reached.port()) }, who_in(me)?))
+    }
+
+    /// Asks the daemon to read a folder of its machine, whoever we are.
+    #[cfg(test)]
+    pub async fn ask_to_read(&self, folder: &std::path::Path, to: &Reference) -> Result<Report> {
+        struct Yes;
+        impl Observer for Yes {
+            fn event(&self, _: crate::model::sync::Event) {}
+            fn confirm(&self, _: &crate::model::sync::Plan) -> Result<bool> {
+                Ok(true)
+            }
+        }
+        let from = LiveDir { root: folder.to_owned(), index: None, label: folder.display().to_string() };
+        let options = SyncOptions { force: true, ..SyncOptions::default() };
+        sync::push_to_neighbour(self, &from, to, &options, Arc::new(Yes), Cancel::default()).await
     }
 
     /// Ends the connection so that the daemon knows at once.

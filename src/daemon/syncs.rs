@@ -4,6 +4,8 @@
 //! to stop come back on the same stream. A client that is gone has stopped the sync.
 
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc as blocking};
 use std::time::Duration;
@@ -163,6 +165,7 @@ async fn work(
             format!("{target} ← {} of another host", wire::volume_in(remote.volume.clone())?)
         }
         Some(sync_start::Source::Attached(_)) => format!("{target} ← the client"),
+        Some(sync_start::Source::Folder(folder)) => format!("{target} ← {}", folder.label),
         None => return Err(nonsense("a sync without a source")),
     };
     let (noting, key, label, tenant) = (daemon.clone(), who.key, who.label(), target.tenant.to_string());
@@ -227,6 +230,23 @@ async fn run(
             };
             let (end, cut) = source::remote_source(stream);
             (engine(dir, end, options, watcher), cut, Some(connection))
+        }
+        Some(sync_start::Source::Folder(folder)) => {
+            // Whoever holds this key reads the daemon's home, and what the daemon reads.
+            if who.key != daemon.local_key {
+                return Err(Error::new(Kind::Refused, "only the owner of the daemon's home may have it read a folder"));
+            }
+            let path = |bytes: &[u8]| PathBuf::from(std::ffi::OsStr::from_bytes(bytes));
+            let index = (!folder.index.is_empty()).then(|| path(&folder.index));
+            let from = LiveDir { root: path(&folder.path), index, label: folder.label };
+            if !from.root.is_absolute() {
+                return Err(nonsense("a folder without its whole path"));
+            }
+            let local = move || {
+                let cancel = watcher.cancel.clone();
+                sync::local(&from, &dir, &options, watcher, cancel)
+            };
+            (tokio::task::spawn_blocking(local), Cut::default(), None)
         }
         Some(sync_start::Source::Here(here)) => {
             let here = wire::volume_in(Some(here))?;

@@ -170,3 +170,16 @@ async fn a_daemon_that_stops_says_so() {
     assert_eq!(error.kind, Kind::Unreachable);
     assert!(error.message.contains("stops"), "{}", error.chain());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_owner_of_the_home_may_have_the_daemon_read_a_folder() {
+    let host = Host::start().await;
+    host.admin().await.tenant_init(&new_tenant("shop")).await.unwrap();
+    // An enrolled admin is an admin, but what the daemon's machine holds outside of its tenants is not his to read.
+    let other = host.enrol("other", Role::Admin, &["*"]).await;
+    let secret = host.dir.path().join("home");
+    let error = other.ask_to_read(&secret, &"shop".parse().unwrap()).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Refused, "{error}");
+    let owner = host.admin().await.ask_to_read(host.dir.path().join("other").as_path(), &"shop".parse().unwrap()).await;
+    assert!(owner.is_ok(), "{owner:?}");
+}

@@ -59,7 +59,7 @@ pub fn plan(own: &View, want: &Want) -> Result<(Plan, Tally)> {
                 }
                 State::NewDir => plan.created.add(path, 0),
                 State::Descend if beside.is_some_and(|own| own.entry.meta != item.entry.meta) => {
-                    plan.touched.add(path, 0)
+                    plan.touched.add(path, 0);
                 }
                 State::Touch => {
                     tally.updated += u64::from(!item.entry.is_dir());

@@ -204,7 +204,9 @@ impl Run<'_> {
                 .map_err(|cause| Error::io(format!("the target {} cannot be read", self.dir.label), cause))?,
             None => true,
         };
-        let fresh = is_bare && !salvaged && !self.shares && !self.options.dry_run;
+        // A limited rate is kept by what passes through here, not by the kernel's copies.
+        let limited = self.options.bytes_per_second > 0;
+        let fresh = is_bare && !salvaged && (!self.shares || limited) && !self.options.dry_run;
         let (filter, local) = self.open_source(&mut talk, fresh)?;
         let (records, rows, found) = Records::open(self.dir.index.as_deref()).map_err(|cause| index_error(&cause))?;
         let records = Arc::new(records);
@@ -274,7 +276,7 @@ impl Run<'_> {
             stage,
             salvage: salvage.as_ref().zip(salvage_dir.as_ref()),
             filter: &filter,
-            local,
+            local: local.filter(|_| !limited),
             observer,
             cancel: self.cancel,
             totals: (tally.files_to_move, tally.bytes_to_move),

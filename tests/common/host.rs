@@ -90,6 +90,8 @@ impl Client {
             .env("MCLOUD_HOME", &self.mcloud_home)
             .env("MCLOUD_CONFIG_DIR", self.home.join("config"))
             .env("XDG_CACHE_HOME", self.home.join("cache"))
+            // What is tested is the wire; a test of the way without one takes this back.
+            .env("MCLOUD_WIRE", "always")
             .envs(self.vars.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
         command

@@ -134,3 +134,22 @@ fn a_daemon_that_starts_again_knows_its_tenants_and_their_data() {
     let again = stage.admin.sync(&data, &reference, &[]).ok().proves();
     assert_eq!(again.count("files_created") + again.count("files_updated"), 0, "{again}");
 }
+
+#[test]
+fn a_folder_of_the_daemons_own_machine_needs_no_wire() {
+    let stage = Stage::new();
+    tenant(&stage, "app");
+    let neighbour = stage.admin.clone().var("MCLOUD_WIRE", "");
+    let source = grown(&stage, "source", 7);
+    let report = neighbour.sync(&source, stage.daemon.at("app"), &["--force"]).ok().proves();
+    assert_eq!((report.done()["bytes_sent"].as_u64(), report.done()["bytes_received"].as_u64()), (Some(0), Some(0)));
+    // What came without a wire is equal to what comes with one.
+    let back = stage.folder("back");
+    stage.admin.sync(stage.daemon.at("app"), &back, &["--force"]).ok().proves();
+    assert_equal(&source, &back, "there and back");
+    // A halt rule, an error and a dry run are told as over the wire.
+    let empty = stage.folder("empty");
+    neighbour.sync(&empty, stage.daemon.at("app"), &[]).fails(3, "refused");
+    neighbour.sync(stage.dir.path().join("nowhere"), stage.daemon.at("app"), &[]).fails(1, "not_found");
+    neighbour.sync(&source, stage.daemon.at("app"), &["--dry-run"]).ok();
+}

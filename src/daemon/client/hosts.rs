@@ -23,6 +23,8 @@ pub struct Found {
     pub identity: Identity,
     /// How people know it.
     pub label: String,
+    /// The daemon's process, where it is of this machine and we own its home.
+    pub neighbour: Option<u32>,
 }
 
 pub async fn find(config: &ClientConfig, host: Option<&Address>) -> Result<Found> {
@@ -39,7 +41,7 @@ pub async fn find(config: &ClientConfig, host: Option<&Address>) -> Result<Found
         .find_map(|name| known.iter().find(|(known, _)| *known == name).map(|(_, key)| *key));
     if let Some(host_key) = pinned {
         let identity = Identity::load_or_create(&config.key())?;
-        return Ok(Found { addresses, host_key, identity, label });
+        return Ok(Found { addresses, host_key, identity, label, neighbour: None });
     }
     // Not pinned, but maybe it is this machine's, whose home tells its key.
     if let Ok(running) = Home::at(&config.home).running()
@@ -61,7 +63,8 @@ fn local(config: &ClientConfig, running: &Running, addresses: Vec<SocketAddr>, l
             .hint("who can read it is the host's admin; others need an invite, and name the host with -h HOST")
             .because(error)
     })?;
-    Ok(Found { addresses, host_key: running.host_key.parse()?, identity, label })
+    let neighbour = Some(running.pid).filter(|pid| crate::sys::process::is_neighbour(*pid));
+    Ok(Found { addresses, host_key: running.host_key.parse()?, identity, label, neighbour })
 }
 
 /// Whether an address is one of this machine's, at the port on which its daemon listens.
