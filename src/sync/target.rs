@@ -482,23 +482,15 @@ fn open_if_there(path: &Path) -> std::io::Result<Option<Dir>> {
     }
 }
 
-/// Whether there is nothing in the root worth comparing first, beside our own staging folder: at most a few small files,
-/// such as the `mcloud.yml` of a new tenant. To be sent those again costs less than reading all of a source twice.
+/// What a new tenant's folder holds before its code comes.
+const NEW_TENANT: &[u8] = b"mcloud.yml";
+
+/// Whether there is nothing in the root that is worth comparing first, beside our own staging folder: nothing at all, or
+/// what a new tenant begins with. To be sent that again costs less than reading all of a source twice.
 fn is_almost_bare(root: &Dir) -> std::io::Result<bool> {
-    const FILES: usize = 16;
-    const BYTES: i64 = 1 << 20;
     let names = root.names()?;
-    let mut names = names.iter().filter(|entry| !entry.name.starts_with(crate::tree::filter::STAGE_PREFIX)).peekable();
-    let (mut files, mut bytes) = (0, 0);
-    while let Some(entry) = names.next_if(|_| files <= FILES && bytes <= BYTES) {
-        match root.stat_if_there(&entry.name)? {
-            Some(stat) if crate::sys::dir::is_dir(&stat) => return Ok(false),
-            Some(stat) => bytes += stat.st_size,
-            None => {}
-        }
-        files += 1;
-    }
-    Ok(files <= FILES && bytes <= BYTES && names.peek().is_none())
+    let mut own = names.iter().filter(|entry| !entry.name.starts_with(crate::tree::filter::STAGE_PREFIX));
+    Ok(own.all(|entry| *entry.name == *NEW_TENANT && entry.is_dir != Some(true)))
 }
 
 /// The view of a target that is not there yet.
