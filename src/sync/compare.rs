@@ -271,9 +271,16 @@ impl Walk<'_> {
         if awaited.content.is_known() && check.finish() != awaited.content {
             return Err(nonsense("a listing that is not what its name says"));
         }
+        // Numbers are given from the root down: what keeps to that cannot go round in a circle.
+        let dirs = entries.iter().filter(|entry| entry.is_dir()).count();
+        let last_child = u32::try_from(dirs).ok().and_then(|dirs| first_child.checked_add(dirs));
+        if dirs > 0 && (first_child <= src || last_child.is_none_or(|last| last == NONE)) {
+            return Err(nonsense("folders under numbers that cannot be theirs"));
+        }
         let items = self.merge(awaited.want, &own_items, entries, first_child, talk)?;
         self.want.view.entries += items.len() as u64;
-        self.want.view.bytes += items.iter().map(|item| item.entry.size()).sum::<u64>();
+        let bytes = &mut self.want.view.bytes;
+        *bytes = items.iter().fold(*bytes, |sum, item| sum.saturating_add(item.entry.size()));
         self.want.view.set_items(awaited.want, &items).map_err(|cause| index_error(&cause))?;
         if items.iter().any(|item| item.state.is_work()) || self.want.dirs[awaited.want as usize].how == How::New {
             self.want.pending.push(awaited.want);
@@ -300,6 +307,12 @@ impl Walk<'_> {
         let mut next: Vec<(u32, Next)> = Vec::new();
         self.want.view.dirs[want as usize].first_child = self.want.view.dirs.len() as u32;
         for (number, entry) in entries.into_iter().enumerate() {
+            // What the target leaves out, or does not look at, is not the source's to write.
+            match self.filter.stand(&join(&path, &entry.name), entry.is_dir()) {
+                Stand::In => {}
+                Stand::Above if entry.is_dir() => {}
+                _ => return Err(nonsense("an entry that was left out by the rules")),
+            }
             while let Some((at, item)) = own.next_if(|(_, item)| item.entry.name < entry.name) {
                 self.own_only(want, own_dir, at as u32, item, &mut own_child, &path, &mut items, &mut next);
             }
@@ -400,7 +413,9 @@ impl Walk<'_> {
         if item.entry.is_dir() {
             *own_child += 1;
         }
-        let unreadable = self.unreadable.contains(&join(path, &item.entry.name));
+        // Where the folder itself could not be read after all, it was told as an empty one.
+        let unreadable = self.unreadable.contains(&join(path, &item.entry.name))
+            || !path.is_empty() && self.unreadable.contains(path);
         if !self.no_remove && !unreadable {
             self.want.removed.push((own_dir, at));
             return;

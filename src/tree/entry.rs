@@ -167,7 +167,7 @@ impl Entry {
             xattrs.push((key, take_bytes(bytes, XATTR_MAX)?.into()));
         }
         let kind = match tag {
-            1 => EntryKind::File { size: take(bytes)?, content: take_name(bytes)? },
+            1 => EntryKind::File { size: take(bytes).filter(|size| *size <= SIZE_MAX)?, content: take_name(bytes)? },
             2 => EntryKind::Dir { content: take_name(bytes)? },
             3 => EntryKind::Symlink { target: take_bytes(bytes, PATH_MAX)?.into() },
             4 => EntryKind::Fifo,
@@ -192,6 +192,8 @@ impl Entry {
 const NAME_MAX: usize = 255;
 const PATH_MAX: usize = 1 << 20;
 const XATTR_MAX: usize = 64 * 1024;
+/// The end of the largest file there can be.
+const SIZE_MAX: u64 = i64::MAX as u64;
 
 /// Appends a number: seven bits a byte, lowest first, the high bit set on all but the last.
 pub fn put(out: &mut Vec<u8>, mut value: u64) {
