@@ -43,7 +43,11 @@ impl Stage {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        let dir = parent.open_beneath(&name)?;
+        let dir = match parent.open_beneath(&name) {
+            // Whoever was done with it removed it a moment ago.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Stage::open(root),
+            other => other?,
+        };
         let stat = dir.stat_self()?;
         if stat.st_uid != rustix::process::geteuid().as_raw() || stat.st_mode & 0o077 != 0 {
             let text = format!("{} belongs to somebody else", String::from_utf8_lossy(&name));
