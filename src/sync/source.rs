@@ -98,7 +98,7 @@ struct Batch {
 struct BatchInner {
     items: Vec<Item>,
     left: usize,
-    changed: bool,
+    changed: Vec<u32>,
 }
 
 fn serve_opened(dir: &LiveDir, open: &Open, link: &mut SourceEnd) -> Result<(), Stop> {
@@ -353,7 +353,7 @@ impl Source {
         let open = self.root.open_beneath(&path);
         let mut small = Vec::new();
         let mut bytes = 0;
-        let inner = Mutex::new(BatchInner { left: entries.len(), changed: false, items });
+        let inner = Mutex::new(BatchInner { left: entries.len(), changed: Vec::new(), items });
         let batch = Arc::new(Batch { dir, path, open, inner });
         for &entry in entries {
             let size = {
@@ -499,11 +499,18 @@ impl Source {
         let place = &mut inner.items[entry as usize];
         let changed = place.entry != item.entry || place.state != item.state || !place.print.trusted;
         *place = item;
-        inner.changed |= changed;
+        if changed {
+            inner.changed.push(entry);
+        }
         inner.left -= 1;
-        if inner.left == 0 && inner.changed {
+        if inner.left == 0 && !inner.changed.is_empty() {
             let mut view = write_lock(&self.view);
-            view.set_items(batch.dir, &inner.items).map_err(|cause| index_error(&cause))?;
+            // Another batch of the same directory may have been put there meanwhile: only what this one read is new.
+            let mut items = view.items(batch.dir).map_err(|cause| index_error(&cause))?;
+            for &entry in &inner.changed {
+                items[entry as usize] = inner.items[entry as usize].clone();
+            }
+            view.set_items(batch.dir, &items).map_err(|cause| index_error(&cause))?;
             inner.items = Vec::new();
         }
         Ok(())
