@@ -22,6 +22,7 @@ use crate::model::{Name, Result};
 use crate::sys::copy::{copy_data, copy_range, reflink, write_sparse};
 use crate::sys::dir::Dir;
 use crate::sys::meta;
+use crate::tree::chunk::MAX;
 use crate::tree::entry::{EntryKind, put, take};
 use crate::tree::link::{ChunkNode, ChunkRef, FileItem, NeedRange, SentRange};
 use crate::tree::node::{chunk_leaves, content_name};
@@ -110,6 +111,8 @@ impl Leftovers {
 
 pub struct Delta {
     basis: Option<Basis>,
+    /// Of the new version.
+    size: u64,
     inner: Mutex<Inner>,
 }
 
@@ -117,6 +120,7 @@ pub struct Delta {
 struct Inner {
     /// The new version's chunks, as they are told.
     list: Vec<ChunkRef>,
+    listed: u64,
     entry: u32,
     work: Option<Work>,
 }
@@ -145,8 +149,8 @@ enum Found {
 }
 
 impl Delta {
-    pub fn new(basis: Option<Basis>) -> Delta {
-        Delta { basis, inner: Mutex::default() }
+    pub fn new(basis: Option<Basis>, size: u64) -> Delta {
+        Delta { basis, size, inner: Mutex::default() }
     }
 
     /// The list nodes of the old version, by their half names.
@@ -175,6 +179,7 @@ impl Delta {
         };
         let mut inner = lock(&self.inner);
         for node in nodes {
+            let start = inner.list.len();
             match node {
                 ChunkNode::Raw(chunks) => inner.list.extend(chunks),
                 ChunkNode::Have(short) => {
@@ -183,6 +188,14 @@ impl Delta {
                     };
                     inner.list.extend(basis.chunks[range.clone()].iter().map(|(chunk, _)| *chunk));
                 }
+            }
+            let is_chunk = |chunk: &ChunkRef| chunk.len > 0 && chunk.len as usize <= MAX;
+            if !inner.list[start..].iter().all(is_chunk) {
+                return Err(nonsense("chunks of a length that none has"));
+            }
+            inner.listed += inner.list[start..].iter().map(|chunk| u64::from(chunk.len)).sum::<u64>();
+            if inner.listed > self.size {
+                return Err(nonsense("a chunk list that is longer than its file"));
             }
         }
         Ok(())

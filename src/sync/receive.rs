@@ -2,7 +2,7 @@
 //! write. Directories that are new are built as they will be, with their files in them; files of directories that are
 //! there wait in numbered slots.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -31,6 +31,8 @@ use crate::tree::view::{Item, State, View, join};
 
 /// Answers outstanding from the source, at most.
 const AHEAD: u64 = 16 * 1024;
+/// Files compared chunk by chunk at the same time, at most: each keeps two files open, and its chunk lists in memory.
+const DELTAS: u64 = 64;
 /// How often a file is asked for when what came does not fit together.
 const TRIES: u32 = 3;
 
@@ -45,6 +47,8 @@ pub struct Site<'a> {
     pub local: Option<Arc<dyn LocalFiles>>,
     pub observer: &'a dyn Observer,
     pub cancel: &'a Cancel,
+    /// What the source lacks is kept.
+    pub no_remove: bool,
     /// Files and bytes that have to be staged.
     pub totals: (u64, u64),
 }
@@ -70,6 +74,8 @@ pub fn stage(site: &Site<'_>, want: &mut Want, talk: &mut Talk<'_>) -> Result<St
         ask: talk.ask.clone(),
         awaited: AtomicU64::new(0),
         pending: AtomicU64::new(0),
+        deltas: AtomicU64::new(0),
+        deltas_over: Mutex::default(),
         over: AtomicBool::new(false),
         failure: Mutex::default(),
         staged: Mutex::default(),
@@ -86,8 +92,15 @@ pub fn stage(site: &Site<'_>, want: &mut Want, talk: &mut Talk<'_>) -> Result<St
             scope.spawn(move || shared.work(&jobs));
         }
         drop(jobs_out);
-        let mut taker =
-            Taker { shared: &shared, want, jobs: jobs_in, open: HashMap::new(), bigs: HashMap::new(), next: 0 };
+        let mut taker = Taker {
+            shared: &shared,
+            want,
+            jobs: jobs_in,
+            open: HashMap::new(),
+            bigs: HashMap::new(),
+            later: VecDeque::new(),
+            next: 0,
+        };
         let outcome = taker.run(talk);
         drop(taker);
         // What stopped the writers explains more than that they stopped.
@@ -106,6 +119,9 @@ pub(super) struct Shared<'a> {
     awaited: AtomicU64,
     /// Entries started and not yet settled.
     pending: AtomicU64,
+    /// Files being compared chunk by chunk, and those of them that are done with, by the source's numbers.
+    deltas: AtomicU64,
+    deltas_over: Mutex<Vec<(u32, u32)>>,
     /// Something failed: no more work is done.
     over: AtomicBool,
     failure: Mutex<Option<Error>>,
@@ -131,7 +147,7 @@ pub(super) struct OpenDir {
 
 struct OpenInner {
     items: Vec<Item>,
-    /// Position and source's number of what is fetched, by that number.
+    /// Positions of the files whose whole content the source still owes, by its number.
     by_src: HashMap<u32, u32>,
     tries: HashMap<u32, u32>,
     left: usize,
@@ -195,13 +211,29 @@ struct Taker<'a, 'b> {
     open: HashMap<u32, Arc<OpenDir>>,
     /// By the source's numbers of directory and entry.
     bigs: HashMap<(u32, u32), InParts>,
+    later: VecDeque<Later>,
     next: usize,
 }
 
 /// What the taker keeps of a file that comes in parts, or first as a chunk list.
 enum InParts {
     Whole(Whole),
-    Delta(Arc<Delta>, u32),
+    Delta(InDelta),
+}
+
+struct InDelta {
+    delta: Arc<Delta>,
+    at: u32,
+    /// Once its list has ended, the number of the range that comes next.
+    next: Option<u32>,
+}
+
+/// A file to be compared chunk by chunk, when it is its turn.
+struct Later {
+    open: Arc<OpenDir>,
+    at: u32,
+    entry: u32,
+    basis: Option<Item>,
 }
 
 struct Whole {
@@ -227,6 +259,11 @@ impl Taker<'_, '_> {
                 self.next += 1;
                 self.start(self.want.pending[self.next - 1])?;
             }
+            while self.shared.deltas.load(Ordering::Acquire) < DELTAS
+                && let Some(later) = self.later.pop_front()
+            {
+                self.start_delta(later)?;
+            }
             if self.shared.awaited.load(Ordering::Acquire) == 0 {
                 if self.shared.pending.load(Ordering::Acquire) == 0 && self.next == self.want.pending.len() {
                     self.take_finished();
@@ -241,6 +278,12 @@ impl Taker<'_, '_> {
     }
 
     fn take_finished(&mut self) {
+        for key in lock(&self.shared.deltas_over).drain(..) {
+            // It may come whole by now.
+            if matches!(self.bigs.get(&key), Some(InParts::Delta(_))) {
+                self.bigs.remove(&key);
+            }
+        }
         for (src, want, record) in lock(&self.shared.finished).drain(..) {
             if src != NONE {
                 self.open.remove(&src);
@@ -255,19 +298,34 @@ impl Taker<'_, '_> {
             Tell::Files { items, data } => self.files(items, data),
             Tell::Part { dir, entry, offset, chunks, data } => self.part(dir, entry, offset, chunks, data),
             Tell::Restart { dir, entry } => {
-                self.bigs.remove(&(dir, entry));
+                if matches!(self.bigs.get(&(dir, entry)), Some(InParts::Whole(_))) {
+                    self.bigs.remove(&(dir, entry));
+                }
                 Ok(())
             }
             Tell::FileEnd(item) => self.file_end(item),
-            Tell::Chunks { dir, entry, nodes } => self.delta(dir, entry)?.0.push(nodes),
+            Tell::Chunks { dir, entry, nodes } => match self.delta(dir, entry)? {
+                InDelta { delta, next: None, .. } => delta.push(nodes),
+                _ => Err(nonsense("a chunk list that goes on after its end")),
+            },
             Tell::ChunksEnd(item) => {
-                let (delta, at) = self.delta(item.dir, item.entry)?;
+                let InDelta { delta, at, next } = self.delta(item.dir, item.entry)?;
+                if next.replace(0).is_some() {
+                    return Err(nonsense("a chunk list that ends twice"));
+                }
+                let (delta, at) = (delta.clone(), *at);
                 let open = self.opened(item.dir)?;
                 self.answered(1)?;
                 self.job(Job::DeltaPlan(open, at, delta, item))
             }
             Tell::Ranges { dir, entry, first, ranges, data } => {
-                let (delta, at) = self.delta(dir, entry)?;
+                let InDelta { delta, at, next } = self.delta(dir, entry)?;
+                let count = u32::try_from(ranges.len()).ok();
+                let Some(after) = next.filter(|next| *next == first).and_then(|next| next.checked_add(count?)) else {
+                    return Err(nonsense("ranges that were not asked for"));
+                };
+                *next = Some(after);
+                let (delta, at) = (delta.clone(), *at);
                 let open = self.opened(dir)?;
                 self.answered(ranges.len() as u64)?;
                 self.job(Job::DeltaRanges(open, at, delta, first, ranges, data))
@@ -289,9 +347,14 @@ impl Taker<'_, '_> {
         self.open.get(&src).cloned().ok_or_else(|| nonsense("content that was not asked for"))
     }
 
-    fn delta(&self, dir: u32, entry: u32) -> Result<(Arc<Delta>, u32)> {
-        match self.bigs.get(&(dir, entry)) {
-            Some(InParts::Delta(delta, at)) => Ok((delta.clone(), *at)),
+    /// The position of a file whose content comes now, all of it: it is owed no longer.
+    fn take_owed(&self, open: &OpenDir, entry: u32) -> Result<u32> {
+        lock(&open.inner).by_src.remove(&entry).ok_or_else(|| nonsense("a file that was not asked for"))
+    }
+
+    fn delta(&mut self, dir: u32, entry: u32) -> Result<&mut InDelta> {
+        match self.bigs.get_mut(&(dir, entry)) {
+            Some(InParts::Delta(delta)) => Ok(delta),
             _ => Err(nonsense("a chunk list that was not asked for")),
         }
     }
@@ -306,14 +369,7 @@ impl Taker<'_, '_> {
             How::New => Some(self.make_dir(number)?),
             _ => None,
         };
-        let by_src: HashMap<u32, u32> = (0u32..)
-            .zip(&items)
-            .filter_map(|(at, item)| match item.state {
-                State::Fetch => Some((item.slot as u32, at)),
-                State::Local => Some((self.want.origins[item.slot as usize].src_entry, at)),
-                _ => None,
-            })
-            .collect();
+        let mut by_src = HashMap::new();
         let own_items = match dir.own {
             NONE => Vec::new(),
             own => shared.site.own.items(own).map_err(|cause| index_error(&cause))?,
@@ -336,6 +392,7 @@ impl Taker<'_, '_> {
                         jobs.push((at, None, entry));
                     } else {
                         fetch.push(entry);
+                        by_src.insert(entry, at);
                     }
                 }
                 State::Local => {
@@ -360,16 +417,7 @@ impl Taker<'_, '_> {
             fetch.sort_unstable();
             shared.ask_for(fetch.len() as u64, Ask::Fetch { dir: dir.src, entries: fetch })?;
         }
-        for (at, entry, basis) in chunks {
-            let basis = match (basis, shared.site.root) {
-                (Some(item), Some(root)) => Basis::open(root, &open.path, item, &shared.records)?,
-                _ => None,
-            };
-            let delta = Arc::new(Delta::new(basis));
-            let have = delta.leaves();
-            self.bigs.insert((dir.src, entry), InParts::Delta(delta, at));
-            shared.ask_for(1, Ask::Chunks { dir: dir.src, entry, have })?;
-        }
+        self.later.extend(chunks.into_iter().map(|(at, entry, basis)| Later { open: open.clone(), at, entry, basis }));
         if !make.is_empty() {
             self.job(Job::Make(open.clone(), make))?;
         }
@@ -397,6 +445,22 @@ impl Taker<'_, '_> {
         Ok(())
     }
 
+    /// Starts on a file of which something is here already.
+    fn start_delta(&mut self, later: Later) -> Result<()> {
+        let Later { open, at, entry, basis } = later;
+        let (shared, src) = (self.shared, open.src);
+        let basis = match (basis, shared.site.root) {
+            (Some(item), Some(root)) => Basis::open(root, &open.path, item, &shared.records)?,
+            _ => None,
+        };
+        let size = lock(&open.inner).items[at as usize].entry.size();
+        let delta = Arc::new(Delta::new(basis, size));
+        let have = delta.leaves();
+        self.bigs.insert((src, entry), InParts::Delta(InDelta { delta, at, next: None }));
+        shared.deltas.fetch_add(1, Ordering::AcqRel);
+        shared.ask_for(1, Ask::Chunks { dir: src, entry, have })
+    }
+
     /// Makes a staged directory. Its parents came before it.
     fn make_dir(&self, number: u32) -> Result<Dir> {
         let path = stage_path(self.want, number);
@@ -414,8 +478,7 @@ impl Taker<'_, '_> {
         let mut work = Vec::with_capacity(items.len());
         for item in items {
             let open = self.opened(item.dir)?;
-            let position = lock(&open.inner).by_src.get(&item.entry).copied();
-            let position = position.ok_or_else(|| nonsense("a file that was not asked for"))?;
+            let position = self.take_owed(&open, item.entry)?;
             let end =
                 usize::try_from(item.len).ok().and_then(|len| at.checked_add(len)).filter(|end| *end <= data.len());
             let end = end.ok_or_else(|| nonsense("less content than it said"))?;
@@ -445,7 +508,8 @@ impl Taker<'_, '_> {
         }
         let Some(InParts::Whole(whole)) = self.bigs.get_mut(&(dir, entry)) else { return Ok(()) };
         let len: u64 = chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
-        if offset != whole.offset || len != data.len() as u64 {
+        let is_chunk = |chunk: &ChunkRef| chunk.len > 0 && chunk.len as usize <= MAX;
+        if offset != whole.offset || len != data.len() as u64 || !chunks.iter().all(is_chunk) {
             return Err(nonsense("parts of a file that do not fit together"));
         }
         whole.offset += len;
@@ -466,13 +530,13 @@ impl Taker<'_, '_> {
         if item.state == FileState::Gone || item.state == FileState::Unreadable || item.len == 0 {
             self.bigs.remove(&key);
             let open = self.opened(item.dir)?;
-            let at = lock(&open.inner).by_src.get(&item.entry).copied();
-            let at = at.ok_or_else(|| nonsense("a file that was not asked for"))?;
+            let at = self.take_owed(&open, item.entry)?;
             return self.job(Job::Files(vec![(open, at, item, 0..0)], Bytes::new()));
         }
         let Some(InParts::Whole(whole)) = self.bigs.remove(&key) else {
             return Err(nonsense("the end of a file that never began"));
         };
+        self.take_owed(&whole.big.open, item.entry)?;
         let content = match (whole.count, whole.first) {
             (1, Some(only)) => only,
             _ => whole.list.finish(),
@@ -546,6 +610,11 @@ impl Shared<'_> {
     fn small(&self, open: &OpenDir, at: u32, told: &FileItem, data: &[u8]) -> Result<()> {
         let mut item = lock(&open.inner).items[at as usize].clone();
         if !self.take_told(open, &mut item, told)? {
+            // An earlier reading of it may have come in part, and stands in the new folder under its name.
+            if let Some(dir) = &open.place {
+                dir.remove_all(&item.entry.name)
+                    .map_err(|cause| staging(&join(&open.path, &item.entry.name), cause))?;
+            }
             return self.settle(open, at, item);
         }
         if !self.trusted && content_name(&chunk::all_chunks(data)) != told.content {
@@ -583,7 +652,7 @@ impl Shared<'_> {
             }
             FileState::Gone | FileState::Unreadable => {
                 item.state = State::Dropped;
-                if told.state == FileState::Unreadable {
+                if told.state == FileState::Unreadable || self.site.no_remove {
                     lock(&self.staged).incomplete = true;
                     // Whatever the target has there is left alone.
                     item.slot = 1;
@@ -757,6 +826,7 @@ impl Shared<'_> {
             return Err(Error::failed(format!("{path} keeps changing in the target while it is used"))
                 .hint("run the sync again"));
         }
+        inner.by_src.insert(entry, at);
         drop(inner);
         self.ask_for(1, Ask::Fetch { dir: open.src, entries: vec![entry] })
     }
@@ -791,14 +861,18 @@ impl Shared<'_> {
 
     fn plan_delta(&self, open: &OpenDir, at: u32, delta: &Delta, told: FileItem) -> Result<()> {
         let mut item = lock(&open.inner).items[at as usize].clone();
+        let (dir, entry) = (told.dir, told.entry);
         if !self.take_told(open, &mut item, &told)? {
+            self.delta_over(dir, entry);
             return self.settle(open, at, item);
         }
-        let (dir, entry) = (told.dir, told.entry);
         match delta.plan(self, open, item, told)? {
             Some(ranges) if !ranges.is_empty() => self.ask_for(ranges.len() as u64, Ask::Need { dir, entry, ranges }),
             Some(_) => self.end_delta(open, at, delta, entry),
-            None => self.fetch_instead(open, at, entry),
+            None => {
+                self.delta_over(dir, entry);
+                self.fetch_instead(open, at, entry)
+            }
         }
     }
 
@@ -819,10 +893,17 @@ impl Shared<'_> {
     }
 
     fn end_delta(&self, open: &OpenDir, at: u32, delta: &Delta, entry: u32) -> Result<()> {
-        match delta.finish(self, open)? {
+        let finished = delta.finish(self, open)?;
+        self.delta_over(open.src, entry);
+        match finished {
             Some(item) => self.settle(open, at, item),
             None => self.fetch_instead(open, at, entry),
         }
+    }
+
+    fn delta_over(&self, dir: u32, entry: u32) {
+        lock(&self.deltas_over).push((dir, entry));
+        self.deltas.fetch_sub(1, Ordering::AcqRel);
     }
 
     pub fn add_bytes_done(&self, bytes: u64) {

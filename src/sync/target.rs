@@ -279,6 +279,7 @@ impl Run<'_> {
             local: local.filter(|_| !limited),
             observer,
             cancel: self.cancel,
+            no_remove: self.options.no_remove,
             totals: (tally.files_to_move, tally.bytes_to_move),
         };
         tracing::debug!("staging");
