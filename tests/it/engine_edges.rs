@@ -100,6 +100,7 @@ fn a_file_that_lost_its_first_name_outlives_a_commit_done_again() {
     let dir = scratch();
     let engine = Engine::below(dir.path());
     fs::write(engine.source.join("a"), "one").unwrap();
+    fs::create_dir(engine.source.join("folder")).unwrap();
     fs::hard_link(engine.source.join("a"), engine.source.join("b")).unwrap();
     fs::hard_link(engine.source.join("a"), engine.source.join("c")).unwrap();
     engine.proves(&forced(), "first");
@@ -220,6 +221,8 @@ fn what_others_wrote_before_the_commit_is_seen_by_the_next_sync() {
     for name in ["touched", "moved"] {
         fs::write(engine.source.join(name), format!("{name} one")).unwrap();
     }
+    // With a folder in it the target is compared and not written anew.
+    fs::create_dir(engine.source.join("folder")).unwrap();
     engine.proves(&forced(), "first");
     settle();
     fs::set_permissions(engine.source.join("touched"), PermissionsExt::from_mode(0o600)).unwrap();

@@ -10,6 +10,7 @@ mod common;
 mod cli;
 mod engine;
 mod engine_edges;
+mod engine_peers;
 mod fuzz_smoke;
 mod harness;
 mod house;
