@@ -24,6 +24,8 @@ use rustls::{DigitallySignedStruct, SignatureScheme};
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 const PIECE: usize = 1 << 20;
+/// The largest datagram, as the product's.
+const DATAGRAM: u16 = 4400;
 
 fn main() -> Result<(), Failure> {
     let mut bytes: u64 = 1 << 30;
@@ -38,7 +40,8 @@ fn main() -> Result<(), Failure> {
 }
 
 async fn carry(bytes: u64) -> Result<(), Failure> {
-    let (any, runtime) = (EndpointConfig::default(), Arc::new(TokioRuntime));
+    let (mut any, runtime) = (EndpointConfig::default(), Arc::new(TokioRuntime));
+    any.max_udp_payload_size(DATAGRAM)?;
     let server = quinn::Endpoint::new(any.clone(), Some(server_config()?), socket()?, runtime.clone())?;
     let address = server.local_addr()?;
     let received = tokio::spawn(async move {
@@ -78,11 +81,14 @@ async fn carry(bytes: u64) -> Result<(), Failure> {
 
 /// The settings that decide the speed; the same as the product's (`transport::endpoint`, `transport::tls`).
 fn settings() -> Arc<quinn::TransportConfig> {
+    let mut discovery = quinn::MtuDiscoveryConfig::default();
+    discovery.upper_bound(DATAGRAM);
     let mut settings = quinn::TransportConfig::default();
     settings
-        .stream_receive_window((64u32 << 20).into())
-        .receive_window((128u32 << 20).into())
-        .send_window(64 << 20)
+        .mtu_discovery_config(Some(discovery))
+        .stream_receive_window((16u32 << 20).into())
+        .receive_window((64u32 << 20).into())
+        .send_window(16 << 20)
         .datagram_receive_buffer_size(None);
     Arc::new(settings)
 }

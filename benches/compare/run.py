@@ -140,6 +140,8 @@ class Mcloud:
     """A daemon with its home in memory, a tenant of it, and a client that copies into that tenant."""
 
     name = "mcloud"
+    # Over QUIC, as from another machine. (A daemon on the client's own machine would read the folder itself.)
+    wire = "always"
 
     def __init__(self, binary, shm):
         self.binary = str(binary)
@@ -160,6 +162,7 @@ class Mcloud:
             "MCLOUD_HOME": str(home),
             "MCLOUD_CONFIG_DIR": str(client / "config"),
             "XDG_CACHE_HOME": str(client / "cache"),
+            "MCLOUD_WIRE": self.wire,
         }
         if "MCLOUD_LOG" in os.environ:
             self.env["MCLOUD_LOG"] = os.environ["MCLOUD_LOG"]
@@ -199,6 +202,12 @@ class Mcloud:
             except subprocess.TimeoutExpired:
                 self.daemon.kill()
                 self.daemon.wait()
+
+
+class McloudHere(Mcloud):
+    """The same commands as people type them on the daemon's own machine: it reads their folder itself."""
+
+    wire = ""
 
 
 class McloudLocal:
@@ -322,6 +331,8 @@ def of_quinn(limit):
 
 ROWS = [
     Row("K1", "K, first copy, folder to tenant", data.kernel, [against("rsync", 0.8)], first=True),
+    Row("K1H", "the same, typed on the daemon's own machine", data.kernel, [against("rsync", 0.8)], first=True,
+        contenders=("here", "rsync")),
     Row("KL", "K, first copy, folder to folder", data.kernel, [against("cp -a", 0.8)], first=True,
         contenders=("local", "cp")),
     Row("K2", "K again, unchanged", data.kernel, [against("rsync", 0.5)]),
@@ -330,6 +341,8 @@ ROWS = [
     Row("KM", "1 GB of K moved to another folder", data.kernel, [most_bytes(1e6), rewritten()], change=data.move_1gb),
     Row("D1", "D, one file of 4 GiB, first copy", data.random_4gib, [against("rsync", 0.5), of_quinn(0.7)], first=True,
         contenders=("mcloud", "rsync", "quinn")),
+    Row("D1H", "the same, typed on the daemon's own machine", data.random_4gib,
+        [against("rsync", 0.5), of_quinn(0.7)], first=True, contenders=("here", "rsync", "quinn")),
     Row("D2", "D, after 5,000 pages rewritten", data.random_4gib, [against("rsync", 0.3), bytes_against("rsync", 0.4)],
         change=data.rewrite_pages),
     Row("I64", "64 bytes inserted at the start of 1 GiB", data.random_1gib, [most_bytes(1e6)], change=data.insert_64),
@@ -370,6 +383,7 @@ def run_row(row, options, shm):
     progress(f"{row.name}: source made in {time.monotonic() - began:.1f} s")
     makers = {
         "mcloud": lambda: Mcloud(options.mcloud, shm),
+        "here": lambda: McloudHere(options.mcloud, shm),
         "local": lambda: McloudLocal(options.mcloud, shm),
         "rsync": lambda: Rsync(shm),
         "cp": lambda: Cp(shm),
