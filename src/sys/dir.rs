@@ -324,12 +324,19 @@ impl AsFd for Dir {
 
 /// A lock file of our own, held until the value is dropped. `None` if somebody else holds it.
 pub fn lock_file(path: &Path) -> Result<Option<File>> {
-    let file = File::options().create(true).truncate(false).read(true).write(true).open(path)?;
+    let file = private_file().create(true).open(path)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(file)),
         Err(Errno::WOULDBLOCK) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// How our own files are opened: nobody else may read or write them, whatever the umask is.
+pub fn private_file() -> std::fs::OpenOptions {
+    let mut options = File::options();
+    std::os::unix::fs::OpenOptionsExt::mode(options.read(true).write(true).truncate(false), 0o600);
+    options
 }
 
 /// New files get just the mode they are given. Call once, before threads start.

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::entry::{put, take, take_name};
 use super::link::ChunkRef;
 use crate::model::Name;
-use crate::sys::dir::lock_file;
+use crate::sys::dir::{lock_file, private_file};
 
 /// Where a record is: its place in the file and the length of its payload. Length 0 is no record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -83,7 +83,7 @@ impl Records {
             return Ok((Records::unnamed(&std::env::temp_dir())?, HashMap::new(), Found::Missing));
         };
         let folder = path.parent().unwrap_or(Path::new("."));
-        std::fs::create_dir_all(folder)?;
+        std::os::unix::fs::DirBuilderExt::mode(std::fs::DirBuilder::new().recursive(true), 0o700).create(folder)?;
         let Some(file) = lock_file(path)? else {
             return Ok((Records::unnamed(folder)?, HashMap::new(), Found::InUse));
         };
@@ -110,7 +110,7 @@ impl Records {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let name = format!(".mcloud-index-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let path = folder.join(name);
-        let file = File::options().create_new(true).read(true).write(true).open(&path)?;
+        let file = private_file().create_new(true).open(&path)?;
         std::fs::remove_file(&path)?;
         Ok(Records { file, end: AtomicU64::new(HEADER), path: None })
     }
@@ -212,7 +212,7 @@ impl Records {
         let Some(path) = &self.path else { return Ok(None) };
         let mut fresh = path.clone().into_os_string();
         fresh.push(".new");
-        let file = File::options().create(true).truncate(true).read(true).write(true).open(&fresh)?;
+        let file = private_file().create(true).truncate(true).open(&fresh)?;
         file.write_all_at(MAGIC, 0)?;
         Ok(Some(Records { file, end: AtomicU64::new(HEADER), path: Some(fresh.into()) }))
     }
@@ -321,4 +321,24 @@ fn check(bytes: &[u8]) -> [u8; CHECK] {
 /// The error for a record that is not what was written.
 pub fn damaged() -> Error {
     Error::new(ErrorKind::InvalidData, "the index is damaged")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn an_index_is_its_owners_alone_whatever_the_umask() {
+        crate::sys::dir::clear_umask();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("in/index");
+        let (records, ..) = Records::open(Some(&path)).unwrap();
+        let fresh = records.successor().unwrap().unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(mode(fresh.path.as_ref().unwrap()), 0o600);
+        assert_eq!(mode(&dir.path().join("in")), 0o700);
+    }
 }
