@@ -555,6 +555,16 @@ impl Taker<'_, '_> {
 
 impl Shared<'_> {
     fn work(&self, jobs: &crossbeam_channel::Receiver<Job>) {
+        /// A writer that dies leaves its work undone: nobody may wait for that.
+        struct Alive<'a>(&'a AtomicBool);
+        impl Drop for Alive<'_> {
+            fn drop(&mut self) {
+                if std::thread::panicking() {
+                    self.0.store(true, Ordering::Relaxed);
+                }
+            }
+        }
+        let _alive = Alive(&self.over);
         while let Ok(job) = jobs.recv() {
             // After a failure the queue is still emptied: whoever fills it must not wait for ever.
             if self.over.load(Ordering::Relaxed) {
