@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::mpsc;
 
@@ -92,6 +93,8 @@ pub struct Talk<'a> {
     pub tell: &'a mut mpsc::Receiver<Tell>,
     /// Hears of everything that is not an answer.
     pub aside: &'a mut dyn FnMut(Aside),
+    /// Nothing is waited for any more once this is set.
+    pub cancel: &'a AtomicBool,
 }
 
 /// What a source says on the side.
@@ -109,7 +112,11 @@ impl Talk<'_> {
     /// The next answer.
     pub fn next(&mut self) -> Result<Tell> {
         loop {
-            match self.tell.blocking_recv().ok_or_else(gone)? {
+            let told = self.tell.blocking_recv().ok_or_else(gone)?;
+            if self.cancel.load(Ordering::Relaxed) {
+                return Err(super::cancelled());
+            }
+            match told {
                 Tell::Scanning { files, bytes_read } => (self.aside)(Aside::Scanning { files, bytes_read }),
                 Tell::LeftOut(left_out) => (self.aside)(Aside::LeftOut(left_out)),
                 Tell::Note(note) => (self.aside)(Aside::Note(note)),

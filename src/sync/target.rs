@@ -189,7 +189,7 @@ impl Run<'_> {
                 heard.left_out.push(left_out);
             }
         };
-        let mut talk = Talk { ask: &link.ask, tell: &mut link.tell, aside: &mut aside };
+        let mut talk = Talk { ask: &link.ask, tell: &mut link.tell, aside: &mut aside, cancel: self.cancel };
         let root = match stage {
             Some(stage) => stage.root(),
             None => open_if_there(&self.dir.root),

@@ -209,3 +209,26 @@ fn a_link_that_leads_out_links_to_nothing() {
         assert!(!target.join("link").exists());
     }
 }
+
+#[test]
+fn a_source_that_scans_for_ever_is_not_waited_for() {
+    let dir = scratch();
+    let (target_end, mut source_end) = pair();
+    let cancel = Arc::new(AtomicBool::new(false));
+    let stop = cancel.clone();
+    let source = std::thread::spawn(move || {
+        source_end.ask.blocking_recv();
+        source_end.tell.blocking_send(Tell::Opened { rules: Vec::new(), local: None }).unwrap();
+        let scanning = || Tell::Scanning { files: 0, bytes_read: 0 };
+        let told = (0..400).take_while(|round| {
+            stop.store(*round > 3, std::sync::atomic::Ordering::Relaxed);
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            source_end.tell.blocking_send(scanning()).is_ok()
+        });
+        assert!(told.count() < 300, "it was waited for");
+    });
+    let target = LiveDir { root: dir.path().join("target"), index: None, label: "target".into() };
+    let error = run(&target, target_end, &forced(), Arc::new(Quiet), cancel).unwrap_err();
+    assert_eq!(error.kind, Kind::Cancelled, "{}", error.chain());
+    source.join().expect("the source");
+}
