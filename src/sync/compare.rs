@@ -42,6 +42,8 @@ pub struct Want {
     pub mirrors: Vec<(u32, u32)>,
     /// Something of the target's own stays although the source lacks it.
     pub keeps_extra: bool,
+    /// What does not come because something that is to be kept stands in its place.
+    pub left_out: Vec<LeftOut>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -183,6 +185,7 @@ pub fn compare(
             moved_dirs: Vec::new(),
             mirrors: Vec::new(),
             keeps_extra: false,
+            left_out: Vec::new(),
         },
         awaited: HashMap::new(),
     };
@@ -341,6 +344,17 @@ impl Walk<'_> {
             let mut item = Item::new(entry, Print::default());
             let own_item = beside.map(|(_, own_item)| own_item);
             let alike = own_item.filter(|own_item| own_item.entry.kind.is_like(&item.entry.kind));
+            if self.no_remove
+                && let Some(own_item) = own_item
+                && own_item.entry.is_dir()
+                && !item.entry.is_dir()
+                && self.holds_something(beside_child)
+            {
+                let reason = "a folder that holds something stands there, and nothing is removed".to_string();
+                self.want.left_out.push(LeftOut { path: join(&path, &item.entry.name), reason });
+                self.keep(want, own_item, beside_child, &mut items, &mut next);
+                continue;
+            }
             if alike.is_none()
                 && let Some((at, own_item)) = beside
             {
@@ -427,14 +441,24 @@ impl Walk<'_> {
             self.want.removed.push((own_dir, at));
             return;
         }
+        self.keep(want, item, child, items, next);
+    }
+
+    /// Leaves an own entry that the source does not have as it is; `child`: its number if it is a directory.
+    fn keep(&mut self, want: u32, own: &Item, child: u32, items: &mut Vec<Item>, next: &mut Vec<(u32, Next)>) {
         self.want.keeps_extra = true;
-        let mut kept = item.clone();
+        let mut kept = own.clone();
         kept.state = State::Keep;
-        if item.entry.is_dir() {
-            let number = self.add_dir(want, &item.entry.name, NONE, child);
+        if own.entry.is_dir() {
+            let number = self.add_dir(want, &own.entry.name, NONE, child);
             next.push((number, Next::Same(child)));
         }
         items.push(kept);
+    }
+
+    fn holds_something(&self, own: u32) -> bool {
+        let node = &self.own.dirs[own as usize];
+        node.protected || node.content != empty_listing()
     }
 
     fn add_dir(&mut self, parent: u32, name: &[u8], src: u32, own: u32) -> u32 {

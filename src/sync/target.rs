@@ -245,6 +245,7 @@ impl Run<'_> {
         let is_new = root.is_none();
         tracing::debug!("comparing");
         let mut want = compare(&own, &top, &mut talk, self.options.no_remove, &filter, &unreadable)?;
+        heard.borrow_mut().left_out.append(&mut want.left_out);
         if is_new {
             want.dirs[0].how = How::New;
             want.pending.push(0);

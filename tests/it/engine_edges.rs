@@ -282,3 +282,18 @@ fn a_folder_of_more_folders_than_files_may_be_open_is_copied() {
         assert_equal(&source, &target, round);
     }
 }
+
+#[test]
+fn a_folder_is_not_removed_for_a_file_when_nothing_is_to_be_removed() {
+    let dir = scratch();
+    let engine = Engine::below(dir.path());
+    for name in ["full", "empty"] {
+        fs::create_dir(engine.target.join(name)).unwrap();
+        fs::write(engine.source.join(name), "file").unwrap();
+    }
+    fs::write(engine.target.join("full/kept"), "kept").unwrap();
+    let report = engine.sync(&SyncOptions { no_remove: true, ..forced() }).unwrap();
+    assert_eq!(report.left_out, 1);
+    assert_eq!(fs::read(engine.target.join("full/kept")).unwrap(), b"kept");
+    assert_eq!(fs::read(engine.target.join("empty")).unwrap(), b"file");
+}
