@@ -32,7 +32,7 @@ pub struct Server {
     /// Where the tenants' pages are served with TLS
     #[arg(long, value_name = "ADDR:PORT", env = "MCLOUD_HTTPS", default_value = "0.0.0.0:443", value_parser = listener)]
     https: SocketAddr,
-    /// Where the dashboard, /metrics and /healthz are
+    /// Where the /metrics and /healthz are
     #[arg(long, value_name = "ADDR:PORT", env = "MCLOUD_ADMIN", default_value = "127.0.0.1:7081", value_parser = listener)]
     admin: SocketAddr,
 }

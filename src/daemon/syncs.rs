@@ -252,7 +252,7 @@ async fn run(
             let here = wire::volume_in(Some(here))?;
             who.may(Role::Viewer, &here.tenant)?;
             if here == target {
-                return Err(Error::usage(format!("{target} is both source and target")));
+                return Err(Error::new(Kind::Refused, format!("{target} is both source and target")));
             }
             let from = live(daemon, who, &here).await?;
             let local = move || {

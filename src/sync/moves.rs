@@ -1,7 +1,7 @@
 //! What need not come over the wire: files and whole directories that the target already has, elsewhere in its tree or
 //! left over from an earlier try. What is leaving its place anyway is moved; what stays is copied.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::compare::{How, NONE, Origin, Source, Want, children, fresh_state};
 use super::source::index_error;
@@ -45,13 +45,29 @@ pub fn resolve(own: &View, want: &mut Want, salvage: Option<&View>) -> Result<()
         }
     }
     let mut claimed = vec![false; own.dirs.len()];
+    let mut twins: HashMap<Name, Vec<u32>> = HashMap::new();
+    if !want.mirrors.is_empty() {
+        for (dir, node) in (0u32..).zip(&own.dirs).skip(1).filter(|(_, node)| !node.protected) {
+            twins.entry(node.content).or_default().push(dir);
+        }
+    }
     for (wanted, twin) in std::mem::take(&mut want.mirrors) {
-        let subtree = subtree(own, twin);
-        if subtree.iter().any(|&dir| used[dir as usize] || claimed[dir as usize]) {
-            make_anew(want, wanted)?;
-        } else {
-            subtree.iter().for_each(|&dir| claimed[dir as usize] = true);
-            want.moved_dirs.push((wanted, twin));
+        // Of several folders with this very content one may be free to go; best the one that had this name.
+        let name = &want.view.dirs[wanted as usize].name;
+        let alike = twins.get(&own.dirs[twin as usize].content).map_or(&[][..], Vec::as_slice);
+        let free = |dir: &&u32| subtree(own, **dir).iter().all(|&dir| !used[dir as usize] && !claimed[dir as usize]);
+        let named = alike.iter().filter(|dir| own.dirs[**dir as usize].name == *name).find(free);
+        match named.or_else(|| alike.iter().find(free)).copied() {
+            Some(twin) => {
+                // The same content is the same folders in the same order, each with files of its own.
+                for (dir, from) in subtree(&want.view, wanted).into_iter().zip(subtree(own, twin)) {
+                    claimed[from as usize] = true;
+                    want.view.dirs[dir as usize].record = own.dirs[from as usize].record;
+                    want.view.dirs[dir as usize].id = own.dirs[from as usize].id;
+                }
+                want.moved_dirs.push((wanted, twin));
+            }
+            None => make_anew(want, wanted)?,
         }
     }
     let mut own_files: Option<ByContent> = None;
