@@ -347,11 +347,6 @@ impl Taker<'_, '_> {
         self.open.get(&src).cloned().ok_or_else(|| nonsense("content that was not asked for"))
     }
 
-    /// The position of a file whose content comes now, all of it: it is owed no longer.
-    fn take_owed(&self, open: &OpenDir, entry: u32) -> Result<u32> {
-        lock(&open.inner).by_src.remove(&entry).ok_or_else(|| nonsense("a file that was not asked for"))
-    }
-
     fn delta(&mut self, dir: u32, entry: u32) -> Result<&mut InDelta> {
         match self.bigs.get_mut(&(dir, entry)) {
             Some(InParts::Delta(delta)) => Ok(delta),
@@ -478,7 +473,7 @@ impl Taker<'_, '_> {
         let mut work = Vec::with_capacity(items.len());
         for item in items {
             let open = self.opened(item.dir)?;
-            let position = self.take_owed(&open, item.entry)?;
+            let position = take_owed(&open, item.entry)?;
             let end =
                 usize::try_from(item.len).ok().and_then(|len| at.checked_add(len)).filter(|end| *end <= data.len());
             let end = end.ok_or_else(|| nonsense("less content than it said"))?;
@@ -530,13 +525,13 @@ impl Taker<'_, '_> {
         if item.state == FileState::Gone || item.state == FileState::Unreadable || item.len == 0 {
             self.bigs.remove(&key);
             let open = self.opened(item.dir)?;
-            let at = self.take_owed(&open, item.entry)?;
+            let at = take_owed(&open, item.entry)?;
             return self.job(Job::Files(vec![(open, at, item, 0..0)], Bytes::new()));
         }
         let Some(InParts::Whole(whole)) = self.bigs.remove(&key) else {
             return Err(nonsense("the end of a file that never began"));
         };
-        self.take_owed(&whole.big.open, item.entry)?;
+        take_owed(&whole.big.open, item.entry)?;
         let content = match (whole.count, whole.first) {
             (1, Some(only)) => only,
             _ => whole.list.finish(),
@@ -551,6 +546,11 @@ impl Taker<'_, '_> {
         *lock(&whole.big.end) = Some((item, list));
         self.job(Job::End(whole.big))
     }
+}
+
+/// The position of a file whose content comes now, all of it: it is owed no longer.
+fn take_owed(open: &OpenDir, entry: u32) -> Result<u32> {
+    lock(&open.inner).by_src.remove(&entry).ok_or_else(|| nonsense("a file that was not asked for"))
 }
 
 impl Shared<'_> {
