@@ -491,7 +491,7 @@ const NEW_TENANT: &[u8] = b"mcloud.yml";
 /// what a new tenant begins with. To be sent that again costs less than reading all of a source twice.
 fn is_almost_bare(root: &Dir) -> std::io::Result<bool> {
     let names = root.names()?;
-    let mut own = names.iter().filter(|entry| !entry.name.starts_with(crate::tree::filter::STAGE_PREFIX));
+    let mut own = names.iter().filter(|entry| !crate::tree::filter::is_stage(&entry.name));
     Ok(own.all(|entry| *entry.name == *NEW_TENANT && entry.is_dir != Some(true)))
 }
 

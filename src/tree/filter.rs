@@ -56,7 +56,7 @@ impl Filter {
 
     /// The stand of the entry at `path` (relative, not empty).
     pub fn stand(&self, path: &[u8], is_dir: bool) -> Stand {
-        if path.starts_with(STAGE_PREFIX) && !path.contains(&b'/') {
+        if is_stage(path) {
             return Stand::Outside;
         }
         let scope = &self.scope[..];
@@ -90,6 +90,11 @@ pub fn clean_scope(path: &[u8]) -> Result<Vec<u8>> {
     Ok(names.join(&b'/'))
 }
 
+/// Whether the entry at `path` of a root is a stage: that of this tree, or of one beside it.
+pub fn is_stage(path: &[u8]) -> bool {
+    path.strip_prefix(STAGE_PREFIX).is_some_and(|rest| rest.is_empty() || rest[0] == b'.' && !rest.contains(&b'/'))
+}
+
 /// Whether `path` lies strictly below `above`.
 fn is_below(path: &[u8], above: &[u8]) -> bool {
     path.len() > above.len() && path.starts_with(above) && path[above.len()] == b'/'
@@ -108,6 +113,14 @@ mod tests {
         assert_eq!(filter.stand(b"a/bc", false), Stand::Outside);
         assert_eq!(filter.stand(b"x", true), Stand::Outside);
         assert!(Filter::new(b"../x", b"", &[]).is_err());
+    }
+
+    #[test]
+    fn only_stages_are_nobodys() {
+        let filter = Filter::new(b"", b"", &[]).unwrap();
+        let is_in = |path: &[u8]| filter.stand(path, false) == Stand::In;
+        assert!(!is_in(b".mcloud-stage") && !is_in(b".mcloud-stage.www"));
+        assert!(is_in(b".mcloud-stagecraft") && is_in(b".mcloud-stage-2") && is_in(b"a/.mcloud-stage"));
     }
 
     #[test]
