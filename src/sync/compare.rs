@@ -17,6 +17,9 @@ use crate::tree::link::{Ask, ListingNode, Tell};
 use crate::tree::node::{ListBuilder, ListKind, decode_entries};
 use crate::tree::view::{DirNode, Item, Print, State, View, join};
 
+/// Parts of about a mebibyte in which one directory is told, at most: some ten million names.
+const LISTING_PARTS: u32 = 1024;
+
 /// No directory.
 pub const NONE: u32 = u32::MAX;
 
@@ -148,6 +151,7 @@ struct Awaited {
     content: Name,
     /// The parts told so far.
     nodes: Vec<ListingNode>,
+    parts: u32,
 }
 
 /// Compares and returns what is wanted.
@@ -230,7 +234,7 @@ impl Walk<'_> {
         let leaves = own_leaves(&self.own_items(own)?);
         // A list of one leaf is that leaf, and that is known to differ.
         let have = if leaves.len() > 1 { leaves.keys().copied().collect() } else { Vec::new() };
-        if self.awaited.insert(src, Awaited { want, content, nodes: Vec::new() }).is_some() {
+        if self.awaited.insert(src, Awaited { want, content, nodes: Vec::new(), parts: 0 }).is_some() {
             return Err(nonsense("one directory in two places"));
         }
         talk.ask(Ask::List { dir: src, have })
@@ -255,6 +259,11 @@ impl Walk<'_> {
             return Err(nonsense("a listing that was not asked for"));
         };
         awaited.nodes.extend(nodes);
+        // A folder of fifty million names; a list without end is none.
+        awaited.parts += 1;
+        if awaited.parts > LISTING_PARTS {
+            return Err(nonsense("a listing without end"));
+        }
         if more {
             return Ok(());
         }

@@ -38,7 +38,7 @@ pub const BLOCK: u64 = 4096;
 
 /// Serves `dir` until the target hangs up. What stops it is told to the target, too.
 pub fn serve(dir: &LiveDir, mut link: SourceEnd) -> Result<()> {
-    let Some(first) = link.ask.blocking_recv() else { return Ok(()) };
+    let Some(first) = link.next_ask() else { return Ok(()) };
     let Ask::Open(open) = first else { return Err(Error::failed("the target did not open the tree first")) };
     let outcome = serve_opened(dir, &open, &mut link);
     match outcome {
@@ -116,7 +116,7 @@ fn serve_opened(dir: &LiveDir, open: &Open, link: &mut SourceEnd) -> Result<(), 
     if found == Found::Damaged {
         tell(&link.tell, Tell::Note(format!("the index of {} was damaged; it is being rebuilt", dir.label)))?;
     }
-    match link.ask.blocking_recv() {
+    match link.next_ask() {
         Some(Ask::Scan) => {}
         Some(_) => return Err(Error::failed("the target asked before the scan").into()),
         None => return Err(Stop::HungUp),
@@ -255,7 +255,7 @@ impl Source {
             let jobs_in = jobs_in;
             drop(jobs_out);
             let mut outcome = Ok(());
-            while let Some(ask) = link.ask.blocking_recv() {
+            while let Some(ask) = link.next_ask() {
                 let finish = matches!(ask, Ask::Finish);
                 if finish {
                     break;

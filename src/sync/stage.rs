@@ -86,6 +86,15 @@ impl Stage {
         }
     }
 
+    /// Where the stage is, for people.
+    pub fn shown_place(&self) -> String {
+        let name = String::from_utf8_lossy(&self.name);
+        match &self.root_name {
+            Some(_) => format!("{name} beside the target"),
+            None => format!("{name} in the target"),
+        }
+    }
+
     /// The folder beside the stage, in which the root is a name.
     pub fn beside(&self) -> &Dir {
         &self.parent

@@ -113,7 +113,15 @@ pub fn recover(dir: &LiveDir) -> Result<bool> {
 }
 
 fn finish_commit(stage: &Stage, dir: &LiveDir) -> Result<bool> {
-    let failed = |cause| Error::io(format!("the interrupted commit of {} cannot be finished", dir.label), cause);
+    let failed = |cause: std::io::Error| {
+        let is_torn = cause.kind() == std::io::ErrorKind::InvalidData;
+        let error = Error::io(format!("the interrupted commit of {} cannot be finished", dir.label), cause);
+        let place = stage.shown_place();
+        match is_torn {
+            true => error.hint(format!("its log is damaged; remove {place} to give that commit up, then sync again")),
+            false => error.hint(format!("mend what is in the way and run it again; it is written down in {place}")),
+        }
+    };
     let Some(log) = stage.log().map_err(failed)? else { return Ok(false) };
     redo::replay(log, stage).map_err(failed)?;
     stage.end_log().map_err(failed)?;
@@ -455,10 +463,23 @@ impl Run<'_> {
         left_out.extend(unsure);
         left_out.extend(done.refused);
         let already = paths(&left_out);
-        left_out.extend(commit::look_again(want, &root, &already, &unsure_paths)?);
-        report.root_target = Some(want.view.seal().map_err(|cause| index_error(&cause))?);
-        tracing::debug!("remembering");
-        save(&want.view, rows, site.filter);
+        let looked = commit::look_again(want, &root, &already, &unsure_paths).and_then(|seen| {
+            left_out.extend(seen);
+            want.view.seal().map_err(|cause| index_error(&cause))
+        });
+        report.root_target = Some(match looked {
+            Ok(name) => {
+                tracing::debug!("remembering");
+                save(&want.view, rows, site.filter);
+                name
+            }
+            // What is done is done: only the memory of it is lost, and the next sync reads it all again.
+            Err(error) => {
+                self.observer
+                    .event(Event::Note(format!("what was copied is in place, but not remembered: {}", error.chain())));
+                wanted_root
+            }
+        });
         tracing::debug!("done");
         report.left_out = self.tell_left_out(left_out);
         Ok(time)

@@ -3,6 +3,8 @@
 //! Both are a pair of channels like those within one process, and two tasks that carry between the channels and the
 //! stream. Compressing and unpacking is done off the async threads.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinHandle};
@@ -11,7 +13,7 @@ use super::connection::Connection;
 use super::pays;
 use super::stream::{Receiver, Sender, Stream};
 use crate::model::{Error, Result};
-use crate::tree::link::{self, Ask, SourceEnd, TargetEnd, Tell};
+use crate::tree::link::{self, Ask, AskWindow, SourceEnd, TargetEnd, Tell};
 use crate::wire::{frame::Limits, link as wire, nonsense, proto};
 
 /// The end of a target here whose source is at the other end of `stream`. When the stream breaks the source is told to
@@ -25,9 +27,11 @@ pub fn remote_source(stream: Stream) -> (TargetEnd, Cut) {
 
 /// The end of a source here whose target is at the other end of `stream`. When the stream breaks the target has hung up.
 pub fn remote_target(stream: Stream) -> (SourceEnd, Cut) {
-    let (target, source) = link::pair();
+    let (target, mut source) = link::pair();
+    let window = Arc::new(AskWindow::new());
+    source.window = Some(window.clone());
     let Stream { sender, receiver } = stream;
-    let tasks = [tokio::spawn(asks_in(receiver, target.ask)), tokio::spawn(tells_out(target.tell, sender))];
+    let tasks = [tokio::spawn(asks_in(receiver, target.ask, window)), tokio::spawn(tells_out(target.tell, sender))];
     (source, Cut::of(&tasks))
 }
 
@@ -57,8 +61,12 @@ async fn asks_out(mut asks: mpsc::UnboundedReceiver<Ask>, mut sender: Sender) {
     sender.delivered().await;
 }
 
-async fn asks_in(mut receiver: Receiver, asks: mpsc::UnboundedSender<Ask>) {
+async fn asks_in(mut receiver: Receiver, asks: mpsc::UnboundedSender<Ask>, window: Arc<AskWindow>) {
     while let Ok(Some((message, payload))) = receiver.receive_link::<proto::Ask>().await {
+        tokio::select! {
+            () = window.enter(prost::Message::encoded_len(&message) + payload.len()) => {}
+            () = asks.closed() => break,
+        }
         match wire::ask_in(message, payload).map(|ask| asks.send(ask)) {
             Ok(Ok(())) => {}
             Ok(Err(_)) => break,

@@ -9,10 +9,11 @@
 //! directory (the root is 0, and a listing tells the number of its first child directory; the others follow in the
 //! order of their entries), `entry` is the position in that directory's listing.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::view::Print;
 use crate::model::name::Short;
@@ -216,6 +217,51 @@ pub struct TargetEnd {
 pub struct SourceEnd {
     pub ask: mpsc::UnboundedReceiver<Ask>,
     pub tell: mpsc::Sender<Tell>,
+    /// Where the asks come from somebody who may send more of them than is good for us.
+    pub window: Option<Arc<AskWindow>>,
+}
+
+impl SourceEnd {
+    /// The next ask; `None` when the target has gone.
+    pub fn next_ask(&mut self) -> Option<Ask> {
+        let ask = self.ask.blocking_recv()?;
+        if let Some(window) = &self.window {
+            window.taken();
+        }
+        Some(ask)
+    }
+}
+
+/// Bounds the bytes of asks that wait for a source. Only a target far away has one: it goes on reading tells while its asks
+/// wait on their way, which one in the same process could not.
+#[derive(Debug)]
+pub struct AskWindow {
+    room: Semaphore,
+    waiting: Mutex<VecDeque<u32>>,
+}
+
+impl AskWindow {
+    const KIBIBYTES: u32 = 64 << 10;
+
+    #[expect(clippy::new_without_default, reason = "a window is opened, not assumed")]
+    pub fn new() -> AskWindow {
+        AskWindow { room: Semaphore::new(AskWindow::KIBIBYTES as usize), waiting: Mutex::default() }
+    }
+
+    /// Waits until an ask of so many bytes may wait.
+    pub async fn enter(&self, bytes: usize) {
+        let size = u32::try_from(bytes >> 10).unwrap_or(u32::MAX).saturating_add(1).min(AskWindow::KIBIBYTES);
+        // The semaphore is never closed.
+        if let Ok(permits) = self.room.acquire_many(size).await {
+            permits.forget();
+        }
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back(size);
+    }
+
+    fn taken(&self) {
+        let size = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        self.room.add_permits(size.unwrap_or(0) as usize);
+    }
 }
 
 /// Tells in flight between the ends: a few batches, so that memory stays bounded and a cut loses little.
@@ -225,5 +271,5 @@ const IN_FLIGHT: usize = 8;
 pub fn pair() -> (TargetEnd, SourceEnd) {
     let (ask_in, ask_out) = mpsc::unbounded_channel();
     let (tell_in, tell_out) = mpsc::channel(IN_FLIGHT);
-    (TargetEnd { ask: ask_in, tell: tell_out }, SourceEnd { ask: ask_out, tell: tell_in })
+    (TargetEnd { ask: ask_in, tell: tell_out }, SourceEnd { ask: ask_out, tell: tell_in, window: None })
 }
