@@ -29,20 +29,25 @@ const DATAGRAM: u16 = 4400;
 
 fn main() -> Result<(), Failure> {
     let mut bytes: u64 = 1 << 30;
+    let mut datagram = DATAGRAM;
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         if word == "--bytes" {
             bytes = words.next().ok_or("--bytes wants a number")?.parse()?;
         }
+        // As quinn comes: datagrams as for the Internet.
+        if word == "--defaults" {
+            datagram = 1452;
+        }
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(carry(bytes))
+    runtime.block_on(carry(bytes, datagram))
 }
 
-async fn carry(bytes: u64) -> Result<(), Failure> {
+async fn carry(bytes: u64, datagram: u16) -> Result<(), Failure> {
     let (mut any, runtime) = (EndpointConfig::default(), Arc::new(TokioRuntime));
-    any.max_udp_payload_size(DATAGRAM)?;
-    let server = quinn::Endpoint::new(any.clone(), Some(server_config()?), socket()?, runtime.clone())?;
+    any.max_udp_payload_size(datagram.max(1472))?;
+    let server = quinn::Endpoint::new(any.clone(), Some(server_config(datagram)?), socket()?, runtime.clone())?;
     let address = server.local_addr()?;
     let received = tokio::spawn(async move {
         let connection = server.accept().await.ok_or("no connection")?.await?;
@@ -57,7 +62,7 @@ async fn carry(bytes: u64) -> Result<(), Failure> {
     });
 
     let mut client = quinn::Endpoint::new(any, None, socket()?, runtime)?;
-    client.set_default_client_config(client_config()?);
+    client.set_default_client_config(client_config(datagram)?);
     let connection = client.connect(address, "localhost")?.await?;
     let mut stream = connection.open_uni().await?;
     let piece = bytes::Bytes::from(vec![0x5a; PIECE]);
@@ -80,9 +85,9 @@ async fn carry(bytes: u64) -> Result<(), Failure> {
 }
 
 /// The settings that decide the speed; the same as the product's (`transport::endpoint`, `transport::tls`).
-fn settings() -> Arc<quinn::TransportConfig> {
+fn settings(datagram: u16) -> Arc<quinn::TransportConfig> {
     let mut discovery = quinn::MtuDiscoveryConfig::default();
-    discovery.upper_bound(DATAGRAM);
+    discovery.upper_bound(datagram);
     let mut settings = quinn::TransportConfig::default();
     settings
         .mtu_discovery_config(Some(discovery))
@@ -110,7 +115,7 @@ fn crypto() -> Arc<CryptoProvider> {
     Arc::new(crypto)
 }
 
-fn server_config() -> Result<quinn::ServerConfig, Failure> {
+fn server_config(datagram: u16) -> Result<quinn::ServerConfig, Failure> {
     let mut tls = rustls::ServerConfig::builder_with_provider(crypto())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_no_client_auth()
@@ -118,11 +123,11 @@ fn server_config() -> Result<quinn::ServerConfig, Failure> {
     tls.alpn_protocols = vec![b"bare".to_vec()];
     let mut config =
         quinn::ServerConfig::with_crypto(Arc::new(quinn::crypto::rustls::QuicServerConfig::try_from(tls)?));
-    config.transport_config(settings());
+    config.transport_config(settings(datagram));
     Ok(config)
 }
 
-fn client_config() -> Result<quinn::ClientConfig, Failure> {
+fn client_config(datagram: u16) -> Result<quinn::ClientConfig, Failure> {
     let mut tls = rustls::ClientConfig::builder_with_provider(crypto())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
@@ -130,7 +135,7 @@ fn client_config() -> Result<quinn::ClientConfig, Failure> {
         .with_no_client_auth();
     tls.alpn_protocols = vec![b"bare".to_vec()];
     let mut config = quinn::ClientConfig::new(Arc::new(quinn::crypto::rustls::QuicClientConfig::try_from(tls)?));
-    config.transport_config(settings());
+    config.transport_config(settings(datagram));
     Ok(config)
 }
 

@@ -20,6 +20,7 @@ import random
 import shutil
 import signal
 import socket
+import stat
 import statistics
 import subprocess
 import sys
@@ -435,7 +436,8 @@ def inodes(root):
     for folder, _, names in os.walk(root):
         for name in names:
             status = os.lstat(os.path.join(folder, name))
-            if status.st_size:
+            # Regular files alone: a link whose end moves away turns from a folder into a name to the walk.
+            if status.st_size and stat.S_ISREG(status.st_mode):
                 found.add(status.st_ino)
     return found
 
