@@ -3,11 +3,12 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: demo test bench packages nextest
+.PHONY: demo test bench packages docker nextest
 
 # What the tests run beside mcloud: package, and a program that it brings.
 PACKAGES := rsync:rsync attr:setfattr acl:setfacl xfsprogs:mkfs.xfs btrfs-progs:mkfs.btrfs e2fsprogs:mkfs.ext4 \
-	iproute2:ip util-linux:setpriv strace:strace git:git python3:python3
+	iproute2:ip util-linux:setpriv strace:strace git:git python3:python3 \
+	docker.io:dockerd debootstrap:debootstrap
 
 # A release build, then the product's main job on real input, told step by step and timed.
 demo:
@@ -15,7 +16,7 @@ demo:
 	examples/demo.sh target/release/mcloud
 
 # Everything that has to hold: format, lints, tests (with the fault points).
-test: packages nextest
+test: packages docker nextest
 	cargo fmt --check
 	cargo clippy --all-targets --features faults --quiet -- -D warnings
 	if cargo nextest --version >/dev/null 2>&1; then
@@ -45,6 +46,25 @@ packages:
 			exit 1
 		fi
 	fi
+
+# Docker, started where none answers and we may. Where it cannot be, the tests that need it fail and say so.
+docker:
+	@docker version >/dev/null 2>&1 && exit 0
+	if (( EUID != 0 )); then
+		echo "Docker does not answer, and only root can start it: the tests of tenants will fail" >&2
+		exit 0
+	fi
+	echo "starting Docker"
+	if [ -d /run/systemd/system ]; then
+		systemctl start docker || true
+	else
+		setsid dockerd >/var/log/dockerd.log 2>&1 </dev/null &
+	fi
+	for _ in {1..60}; do
+		docker version >/dev/null 2>&1 && exit 0
+		sleep 0.5
+	done
+	echo "Docker does not start: the tests of tenants will fail (/var/log/dockerd.log may say why)" >&2
 
 nextest:
 	@cargo nextest --version >/dev/null 2>&1 || cargo install --locked --quiet cargo-nextest || \

@@ -4,19 +4,41 @@
 //! its exit status or an error; [`run`] shows the error and ends.
 
 mod access;
+mod act;
 mod audit;
 mod completions;
+mod config;
 mod context;
+mod create;
+mod destroy;
+mod exec;
 mod init;
+mod inspect;
 mod invite;
+mod kill;
 mod list;
 mod login;
+mod logs;
 mod man;
 mod output;
+mod pause;
+mod ps;
+mod rebuild;
 mod remove;
+mod restart;
+mod resume;
+mod run;
 mod server;
+mod set;
 mod show;
+mod start;
+mod status;
+mod stop;
 mod sync;
+mod terminal;
+mod unset;
+mod update;
+mod vars;
 mod when;
 mod whoami;
 
@@ -102,6 +124,26 @@ enum Verb {
     Audit(audit::Audit),
     Init(init::Init),
     List(list::List),
+    Create(create::Create),
+    Start(start::Start),
+    Stop(stop::Stop),
+    Restart(restart::Restart),
+    Pause(pause::Pause),
+    Resume(resume::Resume),
+    Destroy(destroy::Destroy),
+    Rebuild(rebuild::Rebuild),
+    Update(update::Update),
+    Config(config::Config),
+    Status(status::Status),
+    Logs(logs::Logs),
+    Inspect(inspect::Inspect),
+    Exec(exec::Exec),
+    Run(run::Run),
+    Set(set::Set),
+    Unset(unset::Unset),
+    Vars(vars::Vars),
+    Ps(ps::Ps),
+    Kill(kill::Kill),
     Remove(remove::Remove),
     Sync(sync::Sync),
     Completions(completions::Completions),
@@ -144,6 +186,26 @@ fn verb(verb: Verb, context: Context) -> Result<u8> {
         Verb::Audit(arguments) => audit::run(&arguments, &context),
         Verb::Init(arguments) => init::run(&arguments, &context),
         Verb::List(_) => list::run(&context),
+        Verb::Create(arguments) => create::run(&arguments, &context),
+        Verb::Start(arguments) => start::run(&arguments, &context),
+        Verb::Stop(arguments) => stop::run(&arguments, &context),
+        Verb::Restart(arguments) => restart::run(&arguments, &context),
+        Verb::Pause(arguments) => pause::run(&arguments, &context),
+        Verb::Resume(arguments) => resume::run(&arguments, &context),
+        Verb::Destroy(arguments) => destroy::run(&arguments, &context),
+        Verb::Rebuild(arguments) => rebuild::run(&arguments, &context),
+        Verb::Update(arguments) => update::run(&arguments, &context),
+        Verb::Config(arguments) => config::run(&arguments, &context),
+        Verb::Status(arguments) => status::run(&arguments, &context),
+        Verb::Logs(arguments) => logs::run(&arguments, &context),
+        Verb::Inspect(arguments) => inspect::run(&arguments, &context),
+        Verb::Exec(arguments) => exec::run(&arguments, &context),
+        Verb::Run(arguments) => run::run(&arguments, &context),
+        Verb::Set(arguments) => set::run(&arguments, &context),
+        Verb::Unset(arguments) => unset::run(&arguments, &context),
+        Verb::Vars(arguments) => vars::run(&arguments, &context),
+        Verb::Ps(_) => ps::run(&context),
+        Verb::Kill(arguments) => kill::run(&arguments, &context),
         Verb::Remove(arguments) => remove::run(&arguments, &context),
         Verb::Sync(arguments) => sync::run(arguments, context),
         Verb::Completions(arguments) => completions::run(&arguments, &context),

@@ -11,8 +11,10 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::model::host::Role;
-use crate::model::{Error, Result};
+use crate::model::{Error, Result, TenantName};
 use crate::sys::clock;
+use crate::tenant::docker::Docker;
+use crate::tenant::runtime::Runtime;
 use crate::transport::{Admit, Connection, Identity, Listener, PublicKey};
 
 mod access;
@@ -20,10 +22,14 @@ pub mod client;
 mod home;
 mod http;
 mod invitation;
+mod lives;
+mod looks;
 mod requests;
 mod state;
 mod syncs;
+mod tasks;
 mod tenants;
+mod users;
 
 #[cfg(test)]
 mod sync_tests;
@@ -33,6 +39,7 @@ mod tests;
 use access::Principal;
 use home::{Home, Running};
 use state::{Standing, State};
+use tasks::Tasks;
 
 /// What a daemon is started with.
 #[derive(Clone, Debug)]
@@ -44,6 +51,8 @@ pub struct ServerConfig {
     pub http: SocketAddr,
     pub https: SocketAddr,
     pub admin: SocketAddr,
+    /// Where Docker listens: `unix:///var/run/docker.sock`.
+    pub docker: String,
 }
 
 /// How long running syncs may take to come to a safe place when the daemon stops.
@@ -68,6 +77,11 @@ struct Daemon {
     running: Arc<()>,
     stopping: Arc<AtomicBool>,
     counters: Counters,
+    /// What runs the tenants' containers.
+    runtime: Arc<dyn Runtime>,
+    /// One for each tenant that was ever acted on: who holds it brings its services to another state.
+    life_locks: Mutex<HashMap<TenantName, Arc<tokio::sync::Mutex<()>>>>,
+    tasks: Tasks,
 }
 
 /// Who holds the lock writes; `holder` is the connection of the client that wants it so.
@@ -130,6 +144,17 @@ impl Daemon {
     fn write_lock(&self, root: &Path) -> WriteLock {
         let mut locks = self.write_locks.lock().unwrap_or_else(PoisonError::into_inner);
         locks.entry(root.to_owned()).or_default().clone()
+    }
+
+    /// The lock that whoever changes the state of a tenant's services holds.
+    fn life_lock(&self, tenant: &TenantName) -> Arc<tokio::sync::Mutex<()>> {
+        let mut locks = self.life_locks.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.entry(tenant.clone()).or_default().clone()
+    }
+
+    /// How containers say whose they are, where daemons share a Docker.
+    fn owner(&self) -> String {
+        self.identity.public().short()
     }
 
     fn connections(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Connection>> {
@@ -250,10 +275,14 @@ async fn start(home: Home, config: &ServerConfig) -> Result<Started> {
         running: Arc::new(()),
         stopping: Arc::default(),
         counters: Counters::default(),
+        runtime: Arc::new(Docker::at(&config.docker)?),
+        life_locks: Mutex::default(),
+        tasks: Tasks::default(),
     });
     let watched = daemon.clone();
     let tasks = vec![
         tokio::spawn(accept(daemon.clone(), listener.clone())),
+        tokio::spawn(lives::keep(daemon.clone())),
         tokio::spawn(http::serve(http, |_| (404, "Not Found", "no tenant is published under this name\n".to_owned()))),
         tokio::spawn(http::close_all(https)),
         tokio::spawn(http::serve(admin, move |path| match path {

@@ -5,6 +5,7 @@ pub mod error;
 pub mod host;
 pub mod name;
 pub mod reference;
+pub mod running;
 pub mod sync;
 
 pub use error::{Error, Kind, Result};

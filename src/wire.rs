@@ -6,6 +6,7 @@
 pub mod frame;
 pub mod host;
 pub mod link;
+pub mod running;
 pub mod sync;
 
 /// The messages as prost made them.

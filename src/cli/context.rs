@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::daemon::client::{Client, ClientConfig};
 use crate::model::reference::Address;
-use crate::model::{Error, Host, Reference, Result, TenantName};
+use crate::model::{Error, Host, Reference, Result, ServiceName, TenantName};
 
 use super::output::Output;
 
@@ -37,6 +37,28 @@ impl Context {
     /// The daemon that this command is about.
     pub async fn connect(&self) -> Result<Client> {
         connect(&self.host()?).await
+    }
+
+    /// A tenant, or one service of it, as an argument; left out, the tenant is called as this folder is.
+    pub fn service(&self, typed: Option<&str>) -> Result<(TenantName, Option<ServiceName>, Host)> {
+        let service = match typed.map(str::parse::<Reference>).transpose()? {
+            Some(Reference { service: Some(service), tenant, host, volume: None }) => {
+                let (tenant, host) =
+                    self.tenant(Some(&Reference { service: None, tenant, host, volume: None }.to_string()))?;
+                return Ok((tenant, Some(service), host));
+            }
+            _ => None,
+        };
+        self.tenant(typed).map(|(tenant, host)| (tenant, service, host))
+    }
+
+    /// `SERVICE.TENANT` as an argument.
+    pub fn one_service(&self, typed: &str) -> Result<(TenantName, ServiceName, Host)> {
+        match self.service(Some(typed))? {
+            (tenant, Some(service), host) => Ok((tenant, service, host)),
+            (tenant, None, _) => Err(Error::usage(format!("`{tenant}` names no service"))
+                .hint(format!("write SERVICE.{tenant}; `mcloud status {tenant}` lists its services"))),
+        }
     }
 
     /// A tenant as an argument, which may name its host, too; left out, it is called as this folder is.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::model::host::NewTenant;
-use crate::model::{Error, Kind, Result};
+use crate::model::{Error, Kind, Result, TenantName};
 use crate::tenant::config;
 
 use super::context::{self, Context};
@@ -65,8 +65,15 @@ pub fn run(arguments: &Init, context: &Context) -> Result<u8> {
     Ok(0)
 }
 
+/// The tenant that this folder's mcloud.yml makes.
+pub fn from_folder(name: &TenantName) -> Result<NewTenant> {
+    let text = read(None)?;
+    config::parse(&text, None)?;
+    Ok(NewTenant { name: name.clone(), config: text, env: None, path: None })
+}
+
 /// The text of the mcloud.yml that is meant.
-fn read(meant: Option<&Path>) -> Result<String> {
+pub fn read(meant: Option<&Path>) -> Result<String> {
     let meant = meant.unwrap_or(Path::new("."));
     let file = if meant.is_dir() { meant.join(CONFIG_NAME) } else { meant.to_path_buf() };
     let shown = file.display().to_string();

@@ -129,6 +129,18 @@ impl Output {
         !self.json && !self.quiet && std::io::stderr().is_terminal()
     }
 
+    /// Whether what was shown can be shown over.
+    pub fn shows_in_place(&self) -> bool {
+        !self.json && std::io::stdout().is_terminal()
+    }
+
+    /// Shows `text` over what was shown last; `lines_before` remembers how much that was.
+    pub fn in_place(&self, text: &str, lines_before: &mut usize) {
+        let up = if *lines_before > 0 { format!("\x1b[{lines_before}A\x1b[J") } else { String::new() };
+        *lines_before = text.lines().count();
+        self.stdout(&format!("{up}{}", show::lines(text)));
+    }
+
     /// From now on other lines go above this bar; `None` takes it away.
     pub fn set_bar(&self, bar: Option<indicatif::ProgressBar>) {
         let mut slot = self.bar.lock().unwrap_or_else(PoisonError::into_inner);

@@ -7,6 +7,7 @@ use clap::Args;
 
 use crate::daemon::{self, ServerConfig};
 use crate::model::{Error, Result};
+use crate::tenant::docker::SOCKET;
 
 use super::context::{self, Context};
 
@@ -35,6 +36,9 @@ pub struct Server {
     /// Where the /metrics and /healthz are
     #[arg(long, value_name = "ADDR:PORT", env = "MCLOUD_ADMIN", default_value = "127.0.0.1:7081", value_parser = listener)]
     admin: SocketAddr,
+    /// Docker's socket; without Docker, syncs work and tenants do not run
+    #[arg(long, value_name = "URL", env = "MCLOUD_DOCKER", default_value = SOCKET)]
+    docker: String,
 }
 
 fn listener(text: &str) -> Result<SocketAddr, String> {
@@ -43,7 +47,7 @@ fn listener(text: &str) -> Result<SocketAddr, String> {
 }
 
 pub fn run(arguments: Server, context: &Context) -> Result<u8> {
-    let Server { home, listen, http, https, admin } = arguments;
+    let Server { home, listen, http, https, admin, docker } = arguments;
     let home = match home {
         Some(home) => home,
         None => context::daemon_home()?,
@@ -51,6 +55,6 @@ pub fn run(arguments: Server, context: &Context) -> Result<u8> {
     let home = std::path::absolute(&home)
         .map_err(|cause| Error::io(format!("{} is not a folder's name", home.display()), cause))?;
     context.out.detail(format!("home {}", home.display()));
-    context::block_on(daemon::serve(ServerConfig { home, listen, http, https, admin }))?;
+    context::block_on(daemon::serve(ServerConfig { home, listen, http, https, admin, docker }))?;
     Ok(0)
 }

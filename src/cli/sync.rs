@@ -112,7 +112,6 @@ pub fn run(arguments: Sync, context: Context) -> Result<u8> {
                 .hint("run it where the folder is, or sync again from time to time"));
         }
     };
-    let _ = arguments.no_restart; // No services run here yet that could be stopped.
     context::block_on(async move {
         let watching = Arc::new(Watching::new(context.out.clone(), options.clone()));
         let cancel = Cancel::default();
@@ -197,6 +196,7 @@ fn options(arguments: &Sync) -> Result<SyncOptions> {
         path: arguments.path.as_ref().map_or(Ok(Vec::new()), |path| sub_path(path.as_bytes()))?,
         exclude: arguments.exclude.clone(),
         bytes_per_second: arguments.bwlimit.as_deref().map_or(Ok(0), rate::parse)?,
+        no_restart: arguments.no_restart,
     })
 }
 

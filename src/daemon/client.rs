@@ -22,8 +22,10 @@ use crate::wire::proto::{self, request, response};
 use crate::wire::{host as wire, nonsense, sync as wire_sync};
 
 mod hosts;
+mod running;
 mod sync;
 
+pub use running::{Heard, Talk};
 pub use sync::{Between, sync_between};
 
 /// A request that is not a sync is answered by then.

@@ -11,13 +11,13 @@ use tokio::sync::oneshot;
 
 use super::access::Principal;
 use super::state::{Standing, TenantRow};
-use super::{Daemon, now_unix, syncs, tenants};
+use super::{Daemon, lives, looks, now_unix, syncs, tenants};
 use crate::model::host::{Access, InviteTerms, Role, TenantGlob};
 use crate::model::{Error, Kind, Result, TenantName};
 use crate::transport::identity::{Identity, random};
 use crate::transport::{Connection, PublicKey, Stream, local_addresses};
 use crate::wire::proto::{self, request, response};
-use crate::wire::{host as wire, nonsense, sync as wire_sync};
+use crate::wire::{host as wire, nonsense, running, sync as wire_sync};
 
 /// A stream whose request does not come is given up.
 const FIRST_FRAME: Duration = Duration::from_secs(30);
@@ -26,6 +26,8 @@ const PARKED: usize = 16;
 /// How long a ticket is good.
 const TICKET_SECONDS: u64 = 60;
 const LABEL_CHARS: usize = 64;
+/// The longest name or value of a variable.
+const VAR_BYTES: usize = 64 << 10;
 const INVITE_SECONDS: std::ops::RangeInclusive<u64> = 1..=366 * 86_400;
 
 /// What the streams of one connection share.
@@ -135,7 +137,17 @@ async fn request(daemon: Arc<Daemon>, session: Arc<Session>, mut stream: Stream)
         request::What::SourceAttach(attach) => session.attach(attach.number, stream),
         request::What::SyncStart(start) => syncs::target(daemon, &session, principal, stream, start).await,
         request::What::SourceOpen(open) => syncs::source(daemon, principal, stream, open).await,
+        request::What::Act(act) => lives::act(daemon, principal, stream, act).await,
+        request::What::Status(wanted) => looks::status(daemon, principal, stream, wanted).await,
+        request::What::Logs(wanted) => looks::logs(daemon, principal, stream, wanted).await,
+        request::What::Inspect(wanted) => looks::inspect(daemon, principal, stream, wanted).await,
+        request::What::Command(command) => looks::command(daemon, principal, stream, command).await,
         what => {
+            if let request::What::TenantRemove(remove) = &what
+                && let Err(error) = lives::end(&daemon, &principal, &remove.tenant).await
+            {
+                return fail(stream, &error).await;
+            }
             let asked = Asked { local_ip: stream.connection().local_ip(), principal };
             let answered = tokio::task::spawn_blocking(move || answer(&daemon, &asked, what)).await;
             match answered.unwrap_or_else(|error| Err(Error::failed("a request broke the daemon").because(error))) {
@@ -247,10 +259,80 @@ fn answer(daemon: &Daemon, asked: &Asked, what: request::What) -> Result<respons
                 Ok(response::What::Ticket(proto::Ticket { secret: Bytes::copy_from_slice(&secret), addresses }))
             })
         }
-        request::What::SyncStart(_) | request::What::SourceAttach(_) | request::What::SourceOpen(_) => {
-            Err(nonsense("a request on the wrong stream"))
+        request::What::Config(wanted) => {
+            let name = TenantName::new(&wanted.tenant)?;
+            who.may(Role::Viewer, &name)?;
+            let row = tenants::find(&daemon.state, &name, |name| who.sees(name))?;
+            let tenant = Some(wire::tenant_out(&row.tenant));
+            Ok(response::What::Config(proto::ConfigText { tenant, text: row.config }))
         }
+        request::What::VarSet(var) => {
+            let what = if var.value.is_some() { "set" } else { "unset" };
+            noted(what, "", &var.name.clone(), &mut || {
+                who.may_administrate()?;
+                set_var(daemon, &var)
+            })
+        }
+        request::What::VarList(_) => {
+            who.may_administrate()?;
+            let vars = daemon.state.vars()?.into_iter().map(|(name, value)| proto::Var { name, value }).collect();
+            Ok(response::What::Vars(proto::Vars { vars }))
+        }
+        request::What::TaskList(_) => {
+            who.is_enrolled()?;
+            let tasks = daemon.tasks.list().into_iter().filter(|task| sees_task(who, &task.on));
+            Ok(response::What::Tasks(proto::Tasks { tasks: tasks.map(|task| running::task_out(&task)).collect() }))
+        }
+        request::What::TaskKill(kill) => noted("kill", "", &kill.number.to_string(), &mut || {
+            let gone = || {
+                Error::new(Kind::NotFound, format!("there is no task {}", kill.number))
+                    .hint("`mcloud ps` lists those there are")
+            };
+            let task = daemon.tasks.find(kill.number).filter(|task| sees_task(who, &task.on)).ok_or_else(gone)?;
+            who.may(Role::Deployer, &tenant_of(&task.on)?)?;
+            if !daemon.tasks.kill(kill.number) {
+                return Err(gone());
+            }
+            Ok(response::What::Tasks(proto::Tasks { tasks: vec![running::task_out(&task)] }))
+        }),
+        request::What::SyncStart(_)
+        | request::What::SourceAttach(_)
+        | request::What::SourceOpen(_)
+        | request::What::Act(_)
+        | request::What::Status(_)
+        | request::What::Logs(_)
+        | request::What::Inspect(_)
+        | request::What::Command(_) => Err(nonsense("a request on the wrong stream")),
     }
+}
+
+/// The tenant of `[SERVICE.]TENANT[:/VOLUME]`.
+fn tenant_of(on: &str) -> Result<TenantName> {
+    let name = on.split_once(':').map_or(on, |(name, _)| name);
+    TenantName::new(name.rsplit('.').next().unwrap_or(name))
+}
+
+fn sees_task(who: &Principal, on: &str) -> bool {
+    tenant_of(on).is_ok_and(|tenant| who.sees(&tenant))
+}
+
+fn set_var(daemon: &Daemon, var: &proto::VarSet) -> Result<response::What> {
+    let name = &var.name;
+    let good = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if !good || name.len() > VAR_BYTES {
+        return Err(Error::usage(format!("`{}` cannot be the name of a variable", name.escape_debug()))
+            .hint("letters, digits and `_`, such as DATABASE_URL"));
+    }
+    if var.value.as_ref().is_some_and(|value| value.len() > VAR_BYTES || value.contains('\0')) {
+        return Err(Error::usage(format!("the value of {name} has {VAR_BYTES} bytes at the most, and no NUL")));
+    }
+    let changed = daemon.state.set_var(name, var.value.as_deref())?;
+    if !changed && var.value.is_none() {
+        return Err(Error::new(Kind::NotFound, format!("there is no variable {name}"))
+            .hint("`mcloud vars` lists those there are"));
+    }
+    Ok(response::What::Done(proto::Done {}))
 }
 
 /// Notes what is done, before it is done and how it ended.

@@ -7,13 +7,14 @@ use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc as blocking};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc as blocking};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use super::access::Principal;
 use super::requests::{self, Session};
+use super::users::Users;
 use super::{Daemon, WriteLock, now_unix, tenants};
 use crate::model::host::{Role, VolumeRef};
 use crate::model::sync::{Event, Plan, Report, SyncOptions};
@@ -106,7 +107,8 @@ pub async fn target(daemon: Arc<Daemon>, session: &Session, who: Principal, stre
         sender
     };
     let stopping = daemon.stopping.clone();
-    let watcher = Arc::new(Watcher { client, events, answers: Mutex::new(answers), cancel, stopping });
+    let watcher =
+        Arc::new(Watcher { client, events, answers: Mutex::new(answers), cancel, stopping, users: OnceLock::new() });
     let working = async {
         let done = work(&daemon, session, &who, start, watcher.clone()).await;
         drop(watcher);
@@ -174,7 +176,15 @@ async fn work(
             .await,
     )?;
     let options = wire_sync::options_in(start.options.unwrap_or_default());
-    let done = run(daemon, session, who, target, start.source, options, watcher).await;
+    let cancel = watcher.cancel.clone();
+    let kill = move || cancel.store(true, Ordering::SeqCst);
+    let _listed = daemon.tasks.begin("sync", &target.to_string(), &who.label(), kill);
+    let _ = watcher.users.set(Users::new(daemon.clone(), target.clone(), options.no_restart, watcher.events.clone()));
+    let done = run(daemon, session, who, target, start.source, options, watcher.clone()).await;
+    let done = match watcher.users.get() {
+        Some(users) => users.release(done).await,
+        None => done,
+    };
     let result = match &done {
         Ok(_) => "ok".to_owned(),
         Err(error) => format!("{}: {}", error.kind.word(), error.chain()),
@@ -358,9 +368,19 @@ struct Watcher {
     answers: Mutex<blocking::Receiver<bool>>,
     cancel: Cancel,
     stopping: Arc<AtomicBool>,
+    /// The services that use the target.
+    users: OnceLock<Users>,
 }
 
 impl Watcher {
+    /// The plan, which says what becomes of services as well.
+    fn with_notes(&self, mut plan: Plan) -> Plan {
+        if !plan.is_empty() {
+            plan.notes.extend(self.users.get().and_then(Users::note));
+        }
+        plan
+    }
+
     async fn send(&self, event: Event) {
         let _ = self.events.send(response::What::SyncEvent(wire_sync::event_out(event))).await;
     }
@@ -391,11 +411,19 @@ async fn stopped(watcher: &Watcher) {
 impl Observer for Watcher {
     fn event(&self, event: Event) {
         // A client that is gone does not hear it; the engine learns of that through `cancel`.
+        let event = match event {
+            Event::Planned(plan) => Event::Planned(self.with_notes(plan)),
+            event => event,
+        };
         let _ = self.events.blocking_send(response::What::SyncEvent(wire_sync::event_out(event)));
     }
 
+    fn before_commit(&self) -> Result<()> {
+        self.users.get().map_or(Ok(()), Users::stop)
+    }
+
     fn confirm(&self, plan: &Plan) -> Result<bool> {
-        let question = proto::SyncQuestion { plan: Some(wire_sync::plan_out(plan)) };
+        let question = proto::SyncQuestion { plan: Some(wire_sync::plan_out(&self.with_notes(plan.clone()))) };
         let _ = self.events.blocking_send(response::What::SyncQuestion(question));
         let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         loop {

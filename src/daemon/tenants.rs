@@ -15,6 +15,7 @@ use super::state::{State, TenantRow};
 use crate::model::host::{DataVolume, NewTenant, Tenant, VolumeRef};
 use crate::model::{Error, Kind, Result, TenantName};
 use crate::sync::LiveDir;
+use crate::sys::dir::Dir;
 use crate::transport::identity::private_dir;
 
 /// The longest mcloud.yml that is taken.
@@ -60,7 +61,7 @@ pub fn init(home: &Home, state: &State, new: &NewTenant, now: u64) -> Result<Ten
 }
 
 /// The volumes that `data:` names, in their order.
-fn data_volumes(config: &str, env: Option<&str>) -> Result<Vec<DataVolume>> {
+pub fn data_volumes(config: &str, env: Option<&str>) -> Result<Vec<DataVolume>> {
     if config.trim().is_empty() {
         return Ok(Vec::new());
     }
@@ -209,7 +210,7 @@ fn make(home: &Home, name: &TenantName, root: Option<&PathBuf>, volumes: &[DataV
 }
 
 /// Makes a volume's folder in our home: private down to the tenant's own folder, its own mode 0755.
-fn volume_dir(home: &Home, dir: &Path) -> Result<()> {
+pub fn volume_dir(home: &Home, dir: &Path) -> Result<()> {
     let cannot = |error| Error::io(format!("cannot make the volume {}", dir.display()), error);
     private_dir(&home.dir().join("tenants"))?;
     if let Some(parent) = dir.parent() {
@@ -259,6 +260,21 @@ fn keep_config(root: &Path, config: &str) -> Result<()> {
         Err(rustix::io::Errno::EXIST) => Ok(()),
         Err(error) => Err(cannot(error.into())),
     }
+}
+
+/// Puts another mcloud.yml into the root volume, in one step.
+pub fn replace_config(row: &TenantRow, config: &str) -> Result<()> {
+    const FRESH: &[u8] = b".mcloud.yml.new";
+    let dir = Dir::open(Path::new(&row.tenant.path));
+    let replace = |dir: Dir| -> std::io::Result<()> {
+        let _ = dir.remove_file(FRESH);
+        let mut file = dir.create(FRESH, 0o644)?;
+        file.write_all(config.as_bytes())?;
+        file.sync_all()?;
+        dir.rename(FRESH, &dir, CONFIG_FILE.as_bytes())
+    };
+    dir.and_then(replace)
+        .map_err(|error| Error::io(format!("cannot write {CONFIG_FILE} into {}", row.tenant.path), error))
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 
 use super::client::{Client, ClientConfig};
 use super::*;
+use crate::model::Kind;
 use crate::model::host::{InviteTerms, NewTenant, TenantGlob};
 use crate::model::reference::Address;
-use crate::model::{Kind, TenantName};
 
 pub const CONFIG: &str = "redis:\n    image: redis\n    data: [/data]\n";
 
@@ -19,7 +19,9 @@ impl Host {
     pub async fn start() -> Host {
         let dir = tempfile::tempdir().unwrap();
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let config = ServerConfig { home: dir.path().join("home"), listen: any, http: any, https: any, admin: any };
+        let docker = "unix:///nowhere/docker.sock".to_owned();
+        let config =
+            ServerConfig { home: dir.path().join("home"), listen: any, http: any, https: any, admin: any, docker };
         let home = Home::at(&config.home);
         let lock = home.take().unwrap();
         let started = start(home.clone(), &config).await.unwrap();

@@ -21,6 +21,8 @@ pub struct SyncOptions {
     pub exclude: Vec<String>,
     /// `--bwlimit`, bytes of content a second; 0 is no limit.
     pub bytes_per_second: u64,
+    /// `--no-restart`: services that are stopped before the target changes stay so.
+    pub no_restart: bool,
 }
 
 /// The plan in numbers, with the first paths of each kind.

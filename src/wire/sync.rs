@@ -60,6 +60,7 @@ pub fn options_out(options: &SyncOptions) -> proto::SyncOptions {
         path: options.path.clone().into(),
         exclude: options.exclude.clone(),
         bytes_per_second: options.bytes_per_second,
+        no_restart: options.no_restart,
     }
 }
 
@@ -73,6 +74,7 @@ pub fn options_in(options: proto::SyncOptions) -> SyncOptions {
         path: options.path.to_vec(),
         exclude: options.exclude,
         bytes_per_second: options.bytes_per_second,
+        no_restart: options.no_restart,
     }
 }
 

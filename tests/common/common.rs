@@ -4,6 +4,7 @@
 
 pub mod changes;
 pub mod disks;
+pub mod docker;
 pub mod engine;
 pub mod host;
 pub mod nets;

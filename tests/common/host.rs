@@ -421,6 +421,19 @@ impl Drop for Daemon {
     }
 }
 
+/// What a page says; fails unless its status is 200.
+pub fn http(ip: &str, port: u16, path: &str) -> String {
+    use std::io::Write;
+    let mut stream = std::net::TcpStream::connect((ip, port)).unwrap_or_else(|error| panic!("{ip}:{port}: {error}"));
+    stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a time-out");
+    write!(stream, "GET {path} HTTP/1.0\r\n\r\n").expect("a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no HTTP: {answer:?}"));
+    assert!(head.starts_with("HTTP/1.1 200") || head.starts_with("HTTP/1.0 200"), "{head}");
+    body.to_owned()
+}
+
 fn peak_memory(process: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM"))?;

@@ -25,4 +25,8 @@ mod sync_options;
 mod sync_races;
 mod sync_syscalls;
 mod sync_volumes;
+mod tenants_bad_input;
+mod tenants_life;
+mod tenants_look;
+mod tenants_sync;
 mod two_hosts;

@@ -7,7 +7,8 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::model::{Error, Kind, Result};
 
 /// One step each; the database's `user_version` counts those that were taken.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE keys (
         key BLOB PRIMARY KEY NOT NULL,
         label TEXT NOT NULL,
@@ -60,7 +61,21 @@ const MIGRATIONS: [&str; 1] = ["
         result TEXT NOT NULL
     ) STRICT;
     CREATE INDEX audit_by_time ON audit (at);
-"];
+",
+    "
+    CREATE TABLE services (
+        tenant TEXT NOT NULL REFERENCES tenants (name) ON DELETE CASCADE,
+        service TEXT NOT NULL,
+        wanted TEXT NOT NULL,
+        UNIQUE (tenant, service)
+    ) STRICT;
+    ALTER TABLE volumes ADD COLUMN of_image INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE vars (
+        name TEXT PRIMARY KEY NOT NULL,
+        value TEXT NOT NULL
+    ) STRICT;
+",
+];
 
 fn version(db: &Connection) -> rusqlite::Result<usize> {
     db.pragma_query_value(None, "user_version", |row| row.get(0))

@@ -1,0 +1,450 @@
+//! Tenants that live: their services brought to what is asked of them, and back to it when this daemon or Docker starts again.
+//!
+//! What is wanted is written down before anything is done for it. One thing at a time is done to a tenant.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags};
+use tokio::sync::{Notify, mpsc};
+
+use super::access::Principal;
+use super::home::Home;
+use super::requests;
+use super::state::{State, TenantRow};
+use super::{Daemon, now_unix, tenants};
+use crate::model::host::{DataVolume, Role, VolumeRef};
+use crate::model::running::{Act, Verb, Wanted};
+use crate::model::{Error, Kind, Result, ServiceName, TenantName, VolumePath};
+use crate::sys::dir::{Dir, is_dir};
+use crate::tenant::config::{self, Config, LocalPath, Service};
+use crate::tenant::lifecycle::{self, Context, Fresh, Site};
+use crate::transport::Stream;
+use crate::wire::proto::{self, response};
+use crate::wire::{running as wire, sync as wire_sync};
+
+/// How often it is looked whether Docker is back.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Hears what is done.
+pub type Say = dyn Fn(Option<&ServiceName>, String) + Send + Sync;
+
+/// Everything that is needed to act on one tenant.
+pub struct Crew {
+    daemon: Arc<Daemon>,
+    pub row: TenantRow,
+    pub config: Config,
+    vars: Vec<(String, String)>,
+    owner: String,
+    folders: Folders,
+}
+
+struct Folders {
+    home: Home,
+    state: Arc<State>,
+    tenant: TenantName,
+    root: PathBuf,
+    known: Vec<DataVolume>,
+}
+
+impl lifecycle::Folders for Folders {
+    fn data(&self, service: &ServiceName, path: &VolumePath) -> Result<PathBuf> {
+        let data = DataVolume { service: service.clone(), path: path.clone() };
+        if !self.known.contains(&data) {
+            self.state.add_volume_of_image(&self.tenant, &data)?;
+        }
+        let dir = self.home.volume(&VolumeRef { tenant: self.tenant.clone(), data: Some(data) });
+        tenants::volume_dir(&self.home, &dir)?;
+        if !fs::symlink_metadata(&dir).is_ok_and(|meta| meta.is_dir()) {
+            return Err(Error::failed(format!("the volume {path} is no folder: {}", dir.display()))
+                .hint("something else was put there: move it away"));
+        }
+        Ok(dir)
+    }
+
+    fn local(&self, path: &LocalPath) -> Result<PathBuf> {
+        let cannot = |error: std::io::Error| {
+            let error = Error::io(format!("the path `{path}` of the tenant's folder cannot be used"), error);
+            error.hint("a volume's left side is a folder or file below the root volume, and leads through no link")
+        };
+        let mut dir = Dir::open(&self.root).map_err(cannot)?;
+        let mut names = path.as_str().split('/').filter(|name| !name.is_empty()).peekable();
+        while let Some(name) = names.next() {
+            let name = name.as_bytes();
+            let there = dir.stat_if_there(name).map_err(cannot)?;
+            let is_file = there.is_some_and(|stat| stat.st_mode & 0o170_000 == 0o100_000);
+            if is_file && names.peek().is_none() {
+                break;
+            }
+            dir = match there {
+                None => dir.ensure_dir(name, 0o755),
+                Some(stat) if is_dir(&stat) => dir.open_beneath(name),
+                Some(_) => Err(std::io::Error::other("a link, a device or a file is in the way")),
+            }
+            .map_err(cannot)?;
+        }
+        Ok(if path.as_str().is_empty() { self.root.clone() } else { self.root.join(path.as_str()) })
+    }
+
+    fn context(&self, from: Context<'_>) -> Result<File> {
+        let cannot = |error: std::io::Error| Error::io("what the image is built from cannot be gathered", error);
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let file = rustix::fs::open(self.home.dir(), flags, Mode::from_raw_mode(0o600))
+            .map_err(|error| cannot(error.into()))?;
+        lifecycle::pack(&Dir::open(&self.root).map_err(cannot)?, from, file.into())
+    }
+}
+
+impl Crew {
+    pub fn of(daemon: &Arc<Daemon>, row: TenantRow) -> Result<Crew> {
+        let config = match row.config.trim().is_empty() {
+            true => Config { services: Vec::new(), hosts: Vec::new(), commands: Vec::new() },
+            false => config::parse(&row.config, row.tenant.env.as_deref())?,
+        };
+        let folders = Folders {
+            home: daemon.home.clone(),
+            state: daemon.state.clone(),
+            tenant: row.tenant.name.clone(),
+            root: row.tenant.path.clone().into(),
+            known: row.tenant.volumes.clone(),
+        };
+        let owner = daemon.owner();
+        Ok(Crew { daemon: daemon.clone(), row, config, vars: daemon.state.vars()?, owner, folders })
+    }
+
+    pub fn site<'s>(&'s self, say: &'s Say) -> Site<'s> {
+        Site {
+            runtime: &*self.daemon.runtime,
+            owner: &self.owner,
+            tenant: &self.row.tenant.name,
+            services: &self.config.services,
+            vars: &self.vars,
+            folders: &self.folders,
+            say,
+        }
+    }
+
+    fn name(&self) -> &TenantName {
+        &self.row.tenant.name
+    }
+
+    /// The services that are meant.
+    pub fn chosen(&self, service: Option<&ServiceName>) -> Result<Vec<&Service>> {
+        let all = &self.config.services;
+        if all.is_empty() {
+            return Err(Error::new(Kind::NotFound, format!("`{}` has no services", self.name()))
+                .hint(format!("`mcloud update {} FILE` gives it an mcloud.yml", self.name())));
+        }
+        let Some(name) = service else { return Ok(all.iter().collect()) };
+        let chosen: Vec<&Service> = all.iter().filter(|service| service.name == *name).collect();
+        if chosen.is_empty() {
+            let names: Vec<&str> = all.iter().map(|service| service.name.as_str()).collect();
+            return Err(Error::new(Kind::NotFound, format!("`{}` has no service `{name}`", self.name()))
+                .hint(format!("it has {}", names.join(", "))));
+        }
+        Ok(chosen)
+    }
+
+    fn want(&self, services: &[&Service], wanted: Wanted) -> Result<()> {
+        self.daemon.state.want(self.name(), services.iter().map(|service| &service.name), wanted)
+    }
+
+    /// Those of `services` that were asked to be one of these.
+    fn that_are<'s>(&self, services: &[&'s Service], wanted: &[Wanted]) -> Result<Vec<&'s Service>> {
+        let known = self.daemon.state.wanted(self.name())?;
+        let is = |service: &Service| known.get(service.name.as_str()).copied().unwrap_or(Wanted::None);
+        Ok(services.iter().copied().filter(|service| wanted.contains(&is(service))).collect())
+    }
+
+    async fn start(&self, site: &Site<'_>, services: &[&Service]) -> Result<()> {
+        self.want(services, Wanted::Running)?;
+        let started = site.start(services).await;
+        // They were all stopped, unless Docker went away: then they are wanted still.
+        if started.is_err() && site.runtime.ping().await.is_ok() {
+            self.want(services, Wanted::Stopped)?;
+        }
+        started
+    }
+
+    /// Brings everything to what was asked of it.
+    pub async fn settle(&self, site: &Site<'_>) -> Result<()> {
+        let all: Vec<&Service> = self.config.services.iter().collect();
+        let there = [Wanted::Created, Wanted::Stopped, Wanted::Running, Wanted::Paused];
+        site.create(&self.that_are(&all, &there)?).await?;
+        site.stop(&self.that_are(&all, &[Wanted::Created, Wanted::Stopped])?).await?;
+        let paused = self.that_are(&all, &[Wanted::Paused])?;
+        let containers = site.containers().await?;
+        let is_paused = |service: &Service| {
+            let there = containers.get(service.name.as_str());
+            there.is_some_and(|there| there.state == crate::tenant::runtime::State::Paused)
+        };
+        let running = self.that_are(&all, &[Wanted::Running, Wanted::Paused])?;
+        let to_start: Vec<&Service> =
+            running.into_iter().filter(|s| !(is_paused(s) && paused.iter().any(|p| p.name == s.name))).collect();
+        site.start(&to_start).await?;
+        site.pause(&paused).await
+    }
+}
+
+/// Loads a tenant with its services, off the threads that serve.
+pub async fn crew(daemon: &Arc<Daemon>, who: Option<&Principal>, tenant: &TenantName) -> Result<Crew> {
+    let (daemon, who, tenant) = (daemon.clone(), who.cloned(), tenant.clone());
+    let loaded = tokio::task::spawn_blocking(move || {
+        let sees = |name: &TenantName| who.as_ref().is_none_or(|who| who.sees(name));
+        Crew::of(&daemon, tenants::find(&daemon.state, &tenant, sees)?)
+    });
+    loaded.await.unwrap_or_else(|error| Err(Error::failed("a task of the daemon broke").because(error)))
+}
+
+/// Does what is asked, and tells of it on this stream. A client that is gone does not stop it; `mcloud kill` does.
+pub async fn act(daemon: Arc<Daemon>, who: Principal, mut stream: Stream, asked: proto::Act) {
+    let (notes, mut heard) = mpsc::unbounded_channel::<proto::Note>();
+    let say = move |service: Option<&ServiceName>, text: String| {
+        let service = service.map(ToString::to_string).unwrap_or_default();
+        drop(notes.send(proto::Note { service, text }));
+    };
+    let mut working = tokio::spawn(async move { noted(&daemon, &who, asked, &say).await });
+    let mut listens = true;
+    let done = loop {
+        tokio::select! {
+            biased;
+            Some(note) = heard.recv() => {
+                let note = proto::Response { what: Some(response::What::Note(note)) };
+                listens = listens && stream.send(&note).await.is_ok();
+            }
+            done = &mut working => break done,
+        }
+    };
+    while let Ok(note) = heard.try_recv() {
+        listens = listens && stream.send(&proto::Response { what: Some(response::What::Note(note)) }).await.is_ok();
+    }
+    let what = match done.unwrap_or_else(|error| Err(Error::failed("a task of the daemon broke").because(error))) {
+        Ok(()) => response::What::Done(proto::Done {}),
+        Err(error) => response::What::Failure(wire_sync::failure_out(&error)),
+    };
+    requests::say(&mut stream, what).await;
+}
+
+async fn noted(daemon: &Arc<Daemon>, who: &Principal, asked: proto::Act, say: &Say) -> Result<()> {
+    let act = wire::act_in(asked)?;
+    let on = match &act.service {
+        Some(service) => format!("{service}.{}", act.tenant),
+        None => act.tenant.to_string(),
+    };
+    let (verb, tenant) = (act.verb.word(), act.tenant.to_string());
+    let number = daemon.state.audit_begin(&who.key, &who.label(), verb, &tenant, &on, now_unix())?;
+    let killed = Arc::new(Notify::new());
+    let stop = killed.clone();
+    let _listed = daemon.tasks.begin(verb, &on, &who.label(), move || stop.notify_one());
+    let done = tokio::select! {
+        done = perform(daemon, who, &act, say) => done,
+        () = killed.notified() => Err(Error::new(Kind::Cancelled, format!("`{verb} {on}` was killed"))
+            .hint(format!("`mcloud status {tenant}` shows how far it came; the same command again goes on from there"))),
+    };
+    let result = match &done {
+        Ok(()) => "ok".to_owned(),
+        Err(error) => format!("{}: {}", error.kind.word(), error.chain()),
+    };
+    daemon.state.audit_end(number, &result)?;
+    done
+}
+
+async fn perform(daemon: &Arc<Daemon>, who: &Principal, act: &Act, say: &Say) -> Result<()> {
+    who.may(Role::Deployer, &act.tenant)?;
+    let lock = daemon.life_lock(&act.tenant);
+    let _held = match lock.clone().try_lock_owned() {
+        Ok(held) => held,
+        Err(_) => {
+            say(None, format!("waiting: something else is done to {}", act.tenant));
+            lock.lock_owned().await
+        }
+    };
+    let crew = crew(daemon, Some(who), &act.tenant).await?;
+    if act.verb == Verb::Update {
+        return update(daemon, who, crew, act, say).await;
+    }
+    let chosen = crew.chosen(act.service.as_ref())?;
+    let site = crew.site(say);
+    match act.verb {
+        Verb::Create => {
+            crew.want(&crew.that_are(&chosen, &[Wanted::None])?, Wanted::Created)?;
+            site.create(&chosen).await
+        }
+        Verb::Start => crew.start(&site, &chosen).await,
+        Verb::Stop => {
+            crew.want(&crew.that_are(&chosen, &[Wanted::Running, Wanted::Paused])?, Wanted::Stopped)?;
+            site.stop(&chosen).await
+        }
+        Verb::Restart => {
+            crew.want(&chosen, Wanted::Running)?;
+            site.stop(&chosen).await?;
+            crew.start(&site, &chosen).await
+        }
+        Verb::Pause => {
+            let running = crew.that_are(&chosen, &[Wanted::Running, Wanted::Paused])?;
+            if running.is_empty() {
+                say(None, "nothing runs that could be paused".to_owned());
+            }
+            crew.want(&running, Wanted::Paused)?;
+            site.pause(&running).await
+        }
+        Verb::Resume => {
+            crew.want(&crew.that_are(&chosen, &[Wanted::Paused])?, Wanted::Running)?;
+            site.resume(&chosen).await
+        }
+        Verb::Destroy => {
+            crew.want(&chosen, Wanted::None)?;
+            site.destroy(&chosen).await?;
+            scrub(daemon, &crew, &chosen, act.scrub_data).await
+        }
+        Verb::Rebuild => {
+            let lived = [Wanted::Created, Wanted::Stopped, Wanted::Running, Wanted::Paused];
+            crew.want(&crew.that_are(&chosen, &[Wanted::None])?, Wanted::Created)?;
+            let chosen = crew.that_are(&chosen, &lived)?;
+            if act.scrub_data {
+                site.destroy(&chosen).await?;
+                scrub(daemon, &crew, &chosen, true).await?;
+            }
+            site.renew(&chosen, Fresh { images: true }).await?;
+            crew.settle(&site).await
+        }
+        Verb::Update => Err(Error::failed("an update is done elsewhere")),
+    }
+}
+
+/// Takes a new mcloud.yml, recreates what it changes, starts what ran.
+async fn update(daemon: &Arc<Daemon>, who: &Principal, old: Crew, act: &Act, say: &Say) -> Result<()> {
+    if act.service.is_some() {
+        return Err(Error::usage("an mcloud.yml is a tenant's, and a service of one is named"));
+    }
+    let text = act.config.clone().unwrap_or_else(|| old.row.config.clone());
+    let env = act.env.clone().unwrap_or_else(|| old.row.tenant.env.clone());
+    let volumes = tenants::data_volumes(&text, env.as_deref())?;
+    let services = config::parse(&text, env.as_deref())?.services;
+    let names: Vec<&str> = services.iter().map(|service| service.name.as_str()).collect();
+    let before = daemon.state.wanted(&act.tenant)?;
+    daemon.state.reconfigure(&act.tenant, &text, env.as_deref(), &names, &volumes)?;
+    if act.config.is_some() {
+        tenants::replace_config(&old.row, &text)?;
+    }
+    let new = crew(daemon, Some(who), &act.tenant).await?;
+    // A service that is new does what the others do.
+    let newcomer = before.values().copied().max().unwrap_or(Wanted::None);
+    let added: Vec<&Service> = new
+        .config
+        .services
+        .iter()
+        .filter(|service| !old.config.services.iter().any(|known| known.name == service.name))
+        .collect();
+    new.want(&added, newcomer)?;
+    let site = new.site(say);
+    if before.is_empty() {
+        return Ok(());
+    }
+    site.sweep().await?;
+    let all: Vec<&Service> = new.config.services.iter().collect();
+    let lived = [Wanted::Created, Wanted::Stopped, Wanted::Running, Wanted::Paused];
+    let touched = site.renew(&new.that_are(&all, &lived)?, Fresh::default()).await?;
+    if touched.is_empty() {
+        say(None, "no container had to change".to_owned());
+    }
+    new.settle(&site).await
+}
+
+/// Empties data volumes: the only way in which data goes away.
+async fn scrub(daemon: &Arc<Daemon>, crew: &Crew, services: &[&Service], wanted: bool) -> Result<()> {
+    if !wanted {
+        return Ok(());
+    }
+    // Those that images declare were learnt of since the crew was loaded.
+    let row = tenants::find(&daemon.state, crew.name(), |_| true)?;
+    let names: BTreeSet<&str> = services.iter().map(|service| service.name.as_str()).collect();
+    for volume in tenants::all_volumes(&row.tenant) {
+        if volume.data.as_ref().is_some_and(|data| names.contains(data.service.as_str())) {
+            let dir = daemon.home.volume(&volume);
+            let _held = daemon.write_lock(&dir).lock.try_lock_owned().map_err(|_| {
+                Error::new(Kind::Busy, format!("a sync into {volume} is under way")).hint("wait for it, or stop it")
+            })?;
+            let (home, index) = (daemon.home.clone(), daemon.home.index(&volume));
+            let emptied = tokio::task::spawn_blocking(move || {
+                match fs::remove_dir_all(&dir) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(Error::io(format!("the volume {} cannot be deleted", dir.display()), error));
+                    }
+                    _ => {}
+                }
+                let _ = fs::remove_file(index);
+                tenants::volume_dir(&home, &dir)
+            });
+            emptied.await.unwrap_or_else(|error| Err(Error::failed("a task of the daemon broke").because(error)))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the containers of a tenant that is to be forgotten.
+pub async fn end(daemon: &Arc<Daemon>, who: &Principal, tenant: &str) -> Result<()> {
+    let tenant = TenantName::new(tenant)?;
+    who.may(Role::Deployer, &tenant)?;
+    let _held = daemon.life_lock(&tenant).lock_owned().await;
+    let crew = crew(daemon, Some(who), &tenant).await?;
+    // One that never lived needs no Docker to be forgotten.
+    if daemon.state.wanted(&tenant)?.is_empty() {
+        return Ok(());
+    }
+    let all: Vec<&Service> = crew.config.services.iter().collect();
+    crew.want(&all, Wanted::None)?;
+    let quiet = |_: Option<&ServiceName>, text: String| tracing::info!("{text}");
+    crew.site(&quiet).destroy(&all).await
+}
+
+/// Brings every tenant back to what was asked of it: now, and whenever Docker comes back.
+pub async fn keep(daemon: Arc<Daemon>) {
+    let mut settled = false;
+    let mut complained = false;
+    loop {
+        let lives = lives(&daemon);
+        match daemon.runtime.ping().await {
+            Ok(()) => {
+                if !settled {
+                    futures_util::future::join_all(lives.iter().map(|tenant| bring_back(&daemon, tenant))).await;
+                }
+                (settled, complained) = (true, false);
+            }
+            Err(error) => {
+                if !complained && !lives.is_empty() {
+                    tracing::error!("{}", error.chain());
+                    complained = true;
+                }
+                settled = false;
+            }
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// The tenants of which anything is wanted.
+fn lives(daemon: &Daemon) -> Vec<TenantName> {
+    let rows = daemon.state.tenants().unwrap_or_default();
+    let lives = |name: &TenantName| daemon.state.wanted(name).is_ok_and(|wanted| !wanted.is_empty());
+    rows.into_iter().map(|row| row.tenant.name).filter(lives).collect()
+}
+
+async fn bring_back(daemon: &Arc<Daemon>, tenant: &TenantName) {
+    let _held = daemon.life_lock(tenant).lock_owned().await;
+    let name = tenant.clone();
+    let say = move |service: Option<&ServiceName>, text: String| match service {
+        Some(service) => tracing::info!("{service}.{name}: {text}"),
+        None => tracing::info!("{name}: {text}"),
+    };
+    let settled = async {
+        let crew = crew(daemon, None, tenant).await?;
+        crew.settle(&crew.site(&say)).await
+    };
+    if let Err(error) = settled.await {
+        tracing::error!("{tenant} is not brought back to what it was: {}", error.chain());
+    }
+}
