@@ -222,7 +222,7 @@ async fn one_tenants_data_goes_to_another_on_one_host() {
     assert_eq!(files(&volume(&host, "b")), files(&from.root));
     assert_eq!(ears.notes().iter().filter(|note| note.contains('→')).count(), 2);
     let same = between(&admin, &admin, "redis.a:/data", "redis.a:/data", false, &ears).await.unwrap_err();
-    assert_eq!(same.kind, Kind::Usage);
+    assert_eq!(same.kind, Kind::Refused);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
