@@ -24,6 +24,8 @@ cleanup() {
 }
 trap cleanup EXIT
 trap 'exit 130' INT TERM
+# What is shown is the way from another machine: a daemon here would read the folder itself.
+export MCLOUD_WIRE=always
 export MCLOUD_HOME=$T/host MCLOUD_CONFIG_DIR=$T/client MCLOUD_CACHE_DIR=$T/cache
 unset MCLOUD_HOST MCLOUD_LOG
 
