@@ -3,6 +3,7 @@
 
 pub mod error;
 pub mod host;
+pub mod keep;
 pub mod name;
 pub mod reference;
 pub mod running;
