@@ -19,6 +19,7 @@ use crate::transport::{Admit, Connection, Identity, Listener, PublicKey};
 
 mod access;
 pub mod client;
+mod copies;
 mod home;
 mod http;
 mod invitation;

@@ -6,23 +6,21 @@
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc as blocking};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, mpsc as blocking};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use super::access::Principal;
+use super::copies::{Copy, From, Linked, Services, Stop, joined, until};
 use super::requests::{self, Session};
-use super::users::Users;
-use super::{Daemon, WriteLock, now_unix, tenants};
+use super::{Daemon, now_unix, tenants};
 use crate::model::host::{Role, VolumeRef};
-use crate::model::sync::{Event, Plan, Report, SyncOptions};
+use crate::model::sync::{Event, Plan, Report};
 use crate::model::{Error, Kind, Result};
 use crate::sync::{self, Cancel, LiveDir, Observer};
-use crate::transport::source::{self, Cut};
-use crate::transport::{Connection, PublicKey, Receiver, Sender, Stream, dial};
-use crate::tree::link::TargetEnd;
+use crate::transport::{Connection, PublicKey, Receiver, Sender, Stream, dial, source};
 use crate::wire::proto::{self, response, sync_control, sync_start};
 use crate::wire::{host as wire, nonsense, sync as wire_sync};
 
@@ -30,8 +28,6 @@ use crate::wire::{host as wire, nonsense, sync as wire_sync};
 const EVENTS: usize = 64;
 /// How often waiting code looks whether it is to stop.
 const LOOK: Duration = Duration::from_millis(50);
-/// How long a cancelled sync may take to end by itself before its source is taken away.
-const GRACE: Duration = Duration::from_secs(5);
 /// Addresses of another host that are tried.
 const ADDRESSES: usize = 16;
 
@@ -90,7 +86,13 @@ pub async fn source(daemon: Arc<Daemon>, who: Principal, mut stream: Stream, ope
 }
 
 /// Runs a sync whose target is here, and tells the client on this stream.
-pub async fn target(daemon: Arc<Daemon>, session: &Session, who: Principal, stream: Stream, start: proto::SyncStart) {
+pub async fn target(
+    daemon: Arc<Daemon>,
+    session: &Arc<Session>,
+    who: Principal,
+    stream: Stream,
+    start: proto::SyncStart,
+) {
     let running = daemon.running.clone();
     let attached = match &start.source {
         Some(sync_start::Source::Attached(number)) => Some(*number),
@@ -106,9 +108,8 @@ pub async fn target(daemon: Arc<Daemon>, session: &Session, who: Principal, stre
         tell(&mut sender, outbox).await;
         sender
     };
-    let stopping = daemon.stopping.clone();
-    let watcher =
-        Arc::new(Watcher { client, events, answers: Mutex::new(answers), cancel, stopping, users: OnceLock::new() });
+    let stop = Stop { cancel, stopping: daemon.stopping.clone() };
+    let watcher = Arc::new(Watcher { client, events, answers: Mutex::new(answers), stop });
     let working = async {
         let done = work(&daemon, session, &who, start, watcher.clone()).await;
         drop(watcher);
@@ -119,13 +120,9 @@ pub async fn target(daemon: Arc<Daemon>, session: &Session, who: Principal, stre
     if let Some(number) = attached {
         session.end(number);
     }
-    daemon.counters.syncs.fetch_add(1, Ordering::Relaxed);
     let what = match done {
         Ok(report) => response::What::SyncReport(wire_sync::report_out(&report)),
-        Err(error) => {
-            daemon.counters.syncs_failed.fetch_add(1, Ordering::Relaxed);
-            response::What::Failure(wire_sync::failure_out(&error))
-        }
+        Err(error) => response::What::Failure(wire_sync::failure_out(&error)),
     };
     if sender.send(&proto::Response { what: Some(what) }).await.is_ok() {
         sender.finish();
@@ -153,167 +150,61 @@ async fn tell(sender: &mut Sender, mut outbox: mpsc::Receiver<response::What>) {
     }
 }
 
+/// What is asked for, as a copy.
 async fn work(
     daemon: &Arc<Daemon>,
-    session: &Session,
+    session: &Arc<Session>,
     who: &Principal,
     start: proto::SyncStart,
     watcher: Arc<Watcher>,
 ) -> Result<Report> {
-    let target = wire::volume_in(start.target)?;
-    let from = match &start.source {
-        Some(sync_start::Source::Here(here)) => format!("{} ← {}", target, wire::volume_in(Some(here.clone()))?),
+    let to = wire::volume_in(start.target)?;
+    let (label, from) = match start.source {
+        Some(sync_start::Source::Here(here)) => {
+            let volume = wire::volume_in(Some(here))?;
+            (volume.to_string(), From::Volume(volume))
+        }
         Some(sync_start::Source::Remote(remote)) => {
-            format!("{target} ← {} of another host", wire::volume_in(remote.volume.clone())?)
+            let label = format!("{} of another host", wire::volume_in(remote.volume.clone())?);
+            (label, From::Link(Box::pin(far(daemon.clone(), remote))))
         }
-        Some(sync_start::Source::Attached(_)) => format!("{target} ← the client"),
-        Some(sync_start::Source::Folder(folder)) => format!("{target} ← {}", folder.label),
-        None => return Err(nonsense("a sync without a source")),
-    };
-    let (noting, key, label, tenant) = (daemon.clone(), who.key, who.label(), target.tenant.to_string());
-    let number = joined(
-        tokio::task::spawn_blocking(move || noting.state.audit_begin(&key, &label, "sync", &tenant, &from, now_unix()))
-            .await,
-    )?;
-    let options = wire_sync::options_in(start.options.unwrap_or_default());
-    let cancel = watcher.cancel.clone();
-    let kill = move || cancel.store(true, Ordering::SeqCst);
-    let _listed = daemon.tasks.begin("sync", &target.to_string(), &who.label(), kill);
-    let _ = watcher.users.set(Users::new(daemon.clone(), target.clone(), options.no_restart, watcher.events.clone()));
-    let done = run(daemon, session, who, target, start.source, options, watcher.clone()).await;
-    let done = match watcher.users.get() {
-        Some(users) => users.release(done).await,
-        None => done,
-    };
-    let result = match &done {
-        Ok(_) => "ok".to_owned(),
-        Err(error) => format!("{}: {}", error.kind.word(), error.chain()),
-    };
-    let noting = daemon.clone();
-    joined(tokio::task::spawn_blocking(move || noting.state.audit_end(number, &result)).await)?;
-    done
-}
-
-async fn run(
-    daemon: &Arc<Daemon>,
-    session: &Session,
-    who: &Principal,
-    target: VolumeRef,
-    from: Option<sync_start::Source>,
-    options: SyncOptions,
-    watcher: Arc<Watcher>,
-) -> Result<Report> {
-    who.may(Role::Deployer, &target.tenant)?;
-    let dir = live(daemon, who, &target).await?;
-
-    // Two syncs into one volume: the second one waits, and says so.
-    let lock = daemon.write_lock(&dir.root);
-    let _held = match lock.lock.clone().try_lock_owned() {
-        Ok(held) => held,
-        Err(_) => {
-            watcher.send(Event::Note(format!("waiting: another sync into {target} is under way"))).await;
-            tokio::select! {
-                held = lock.lock.clone().lock_owned() => held,
-                () = stopped(&watcher) => return Err(watcher.why()),
-                () = look_for_holder(&lock) => return Err(watcher.why()),
-            }
-        }
-    };
-    let _noted = lock.held_by(watcher.client.clone());
-    // It may have been removed meanwhile.
-    let dir = if dir.root.is_dir() { dir } else { live(daemon, who, &target).await? };
-
-    let stop = watcher.clone();
-    let (engine, cut, far) = match from {
         Some(sync_start::Source::Attached(number)) => {
-            let stream = tokio::select! {
-                stream = session.attached(number) => stream?,
-                () = stopped(&watcher) => return Err(watcher.why()),
-            };
-            let (end, cut) = source::remote_source(stream);
-            (engine(dir, end, options, watcher), cut, None)
-        }
-        Some(sync_start::Source::Remote(remote)) => {
-            let (connection, stream) = tokio::select! {
-                found = far(daemon, remote) => found?,
-                () = stopped(&watcher) => return Err(watcher.why()),
-            };
-            let (end, cut) = source::remote_source(stream);
-            (engine(dir, end, options, watcher), cut, Some(connection))
+            let session = session.clone();
+            let link = async move { Ok(Linked::over(session.attached(number).await?, None)) };
+            ("the client".to_owned(), From::Link(Box::pin(link)))
         }
         Some(sync_start::Source::Folder(folder)) => {
-            // Whoever holds this key reads the daemon's home, and what the daemon reads.
-            if who.key != daemon.local_key {
-                return Err(Error::new(Kind::Refused, "only the owner of the daemon's home may have it read a folder"));
+            let label = folder.label.clone();
+            match of_owner(daemon, who, folder) {
+                Ok(tree) => (label, From::Tree(tree)),
+                // Noted in the audit log like any other refusal.
+                Err(error) => (label, From::Link(Box::pin(async { Err(error) }))),
             }
-            let path = |bytes: &[u8]| PathBuf::from(std::ffi::OsStr::from_bytes(bytes));
-            let index = (!folder.index.is_empty()).then(|| path(&folder.index));
-            let from = LiveDir { root: path(&folder.path), index, label: folder.label };
-            if !from.root.is_absolute() {
-                return Err(nonsense("a folder without its whole path"));
-            }
-            let local = move || {
-                let cancel = watcher.cancel.clone();
-                sync::local(&from, &dir, &options, watcher, cancel)
-            };
-            (tokio::task::spawn_blocking(local), Cut::default(), None)
-        }
-        Some(sync_start::Source::Here(here)) => {
-            let here = wire::volume_in(Some(here))?;
-            who.may(Role::Viewer, &here.tenant)?;
-            if here == target {
-                return Err(Error::new(Kind::Refused, format!("{target} is both source and target")));
-            }
-            let from = live(daemon, who, &here).await?;
-            let local = move || {
-                let cancel = watcher.cancel.clone();
-                sync::local(&from, &dir, &options, watcher, cancel)
-            };
-            (tokio::task::spawn_blocking(local), Cut::default(), None)
         }
         None => return Err(nonsense("a sync without a source")),
     };
-    let mut done = until(engine, || stop.is_over(), &cut).await;
-    if let Err(error) = &done
-        && error.kind == Kind::Cancelled
-        && stop.stopping.load(Ordering::SeqCst)
-    {
-        done = Err(stop.why());
-    }
-    if let Some(connection) = far {
-        let traffic = connection.traffic();
-        if let Ok(report) = &mut done {
-            // As the source saw it.
-            (report.bytes_sent, report.bytes_received) = (traffic.received, traffic.sent);
-        }
-        connection.bye().await;
-    }
-    done
+    let options = wire_sync::options_in(start.options.unwrap_or_default());
+    let (client, cancel) = (Some(watcher.client.clone()), watcher.stop.cancel.clone());
+    let copy = Copy { label, from, to, options, services: Services::Minded, client };
+    copy.run(daemon, who, watcher, cancel).await
 }
 
-/// A client that was killed would hold its volume until its connection's patience is over: this looks for it. Never ends.
-async fn look_for_holder(lock: &WriteLock) {
-    loop {
-        tokio::time::sleep(LOOK).await;
-        let holder = lock.holder().clone();
-        if let Some(client) = holder {
-            client.look_for_peer().await;
-        }
+/// A folder that the daemon is to read. Whoever holds its own key reads its home, and what it reads.
+fn of_owner(daemon: &Daemon, who: &Principal, folder: proto::FolderSource) -> Result<LiveDir> {
+    if who.key != daemon.local_key {
+        return Err(Error::new(Kind::Refused, "only the owner of the daemon's home may have it read a folder"));
     }
-}
-
-fn engine(
-    dir: LiveDir,
-    end: TargetEnd,
-    options: SyncOptions,
-    watcher: Arc<Watcher>,
-) -> tokio::task::JoinHandle<Result<Report>> {
-    let cancel = watcher.cancel.clone();
-    tokio::task::spawn_blocking(move || sync::run(&dir, end, &options, watcher, cancel))
+    let path = |bytes: &[u8]| PathBuf::from(std::ffi::OsStr::from_bytes(bytes));
+    let index = (!folder.index.is_empty()).then(|| path(&folder.index));
+    let from = LiveDir { root: path(&folder.path), index, label: folder.label };
+    if !from.root.is_absolute() {
+        return Err(nonsense("a folder without its whole path"));
+    }
+    Ok(from)
 }
 
 /// A source at another host, which let us in because of a ticket.
-async fn far(daemon: &Daemon, remote: proto::RemoteSource) -> Result<(Connection, Stream)> {
+async fn far(daemon: Arc<Daemon>, remote: proto::RemoteSource) -> Result<Linked> {
     let key = PublicKey::from_slice(&remote.host_key).ok_or_else(|| nonsense("a host's key that is none"))?;
     let addresses: Option<Vec<SocketAddr>> =
         remote.addresses.iter().take(ADDRESSES).map(|address| address.parse().ok()).collect();
@@ -326,39 +217,7 @@ async fn far(daemon: &Daemon, remote: proto::RemoteSource) -> Result<(Connection
     })?;
     let open = proto::SourceOpen { volume: remote.volume, ticket: remote.ticket };
     let stream = super::client::open_source(&connection, open).await?;
-    Ok((connection, stream))
-}
-
-async fn live(daemon: &Arc<Daemon>, who: &Principal, volume: &VolumeRef) -> Result<LiveDir> {
-    let (daemon, who, volume) = (daemon.clone(), who.clone(), volume.clone());
-    let found = tokio::task::spawn_blocking(move || {
-        let row = tenants::find(&daemon.state, &volume.tenant, |name| who.sees(name))?;
-        tenants::live(&daemon.home, &row, &volume)
-    });
-    joined(found.await)
-}
-
-/// What a blocking task came to. Once it is over, it has a while to end by itself before its link is cut.
-pub async fn until<T>(
-    mut task: tokio::task::JoinHandle<Result<T>>,
-    is_over: impl Fn() -> bool,
-    cut: &Cut,
-) -> Result<T> {
-    let late = async {
-        while !is_over() {
-            tokio::time::sleep(LOOK).await;
-        }
-        tokio::time::sleep(GRACE).await;
-    };
-    tokio::select! {
-        done = &mut task => return joined(done),
-        () = late => cut.cut(),
-    }
-    joined(task.await)
-}
-
-fn joined<T>(done: Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
-    done.unwrap_or_else(|error| Err(Error::failed("a task of the daemon broke").because(error)))
+    Ok(Linked::over(stream, Some(connection)))
 }
 
 /// The client, as the engine sees it.
@@ -366,71 +225,24 @@ struct Watcher {
     client: Connection,
     events: mpsc::Sender<response::What>,
     answers: Mutex<blocking::Receiver<bool>>,
-    cancel: Cancel,
-    stopping: Arc<AtomicBool>,
-    /// The services that use the target.
-    users: OnceLock<Users>,
-}
-
-impl Watcher {
-    /// The plan, which says what becomes of services as well.
-    fn with_notes(&self, mut plan: Plan) -> Plan {
-        if !plan.is_empty() {
-            plan.notes.extend(self.users.get().and_then(Users::note));
-        }
-        plan
-    }
-
-    async fn send(&self, event: Event) {
-        let _ = self.events.send(response::What::SyncEvent(wire_sync::event_out(event))).await;
-    }
-
-    /// Whether the sync is to end; a daemon that stops cancels it.
-    fn is_over(&self) -> bool {
-        if self.stopping.load(Ordering::SeqCst) {
-            self.cancel.store(true, Ordering::SeqCst);
-        }
-        self.cancel.load(Ordering::SeqCst)
-    }
-
-    fn why(&self) -> Error {
-        match self.stopping.load(Ordering::SeqCst) {
-            true => Error::new(Kind::Unreachable, "the daemon stops")
-                .hint("run it again when it is up; what was staged is kept"),
-            false => Error::new(Kind::Cancelled, "the sync was stopped"),
-        }
-    }
-}
-
-async fn stopped(watcher: &Watcher) {
-    while !watcher.is_over() {
-        tokio::time::sleep(LOOK).await;
-    }
+    stop: Stop,
 }
 
 impl Observer for Watcher {
     fn event(&self, event: Event) {
         // A client that is gone does not hear it; the engine learns of that through `cancel`.
-        let event = match event {
-            Event::Planned(plan) => Event::Planned(self.with_notes(plan)),
-            event => event,
-        };
         let _ = self.events.blocking_send(response::What::SyncEvent(wire_sync::event_out(event)));
     }
 
-    fn before_commit(&self) -> Result<()> {
-        self.users.get().map_or(Ok(()), Users::stop)
-    }
-
     fn confirm(&self, plan: &Plan) -> Result<bool> {
-        let question = proto::SyncQuestion { plan: Some(wire_sync::plan_out(&self.with_notes(plan.clone()))) };
+        let question = proto::SyncQuestion { plan: Some(wire_sync::plan_out(plan)) };
         let _ = self.events.blocking_send(response::What::SyncQuestion(question));
         let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             match answers.recv_timeout(LOOK) {
                 Ok(answer) => return Ok(answer),
-                Err(blocking::RecvTimeoutError::Timeout) if !self.is_over() => {}
-                Err(_) => return Err(self.why()),
+                Err(blocking::RecvTimeoutError::Timeout) if !self.stop.is_asked() => {}
+                Err(_) => return Err(self.stop.why()),
             }
         }
     }

@@ -2,9 +2,9 @@
 //!
 //! Code in a root volume is replaced under running services. Without Docker a sync goes on, and says what it cannot know.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
-use tokio::sync::{OwnedMutexGuard, mpsc};
+use tokio::sync::OwnedMutexGuard;
 
 use super::Daemon;
 use super::lives::{self, Say};
@@ -14,14 +14,12 @@ use crate::model::sync::{Event, Report};
 use crate::model::{Error, Result, ServiceName};
 use crate::tenant::config::Service;
 use crate::tenant::runtime::State;
-use crate::wire::proto::response;
-use crate::wire::sync as wire_sync;
 
 pub struct Users {
     daemon: Arc<Daemon>,
     volume: VolumeRef,
     no_restart: bool,
-    events: mpsc::Sender<response::What>,
+    notes: mpsc::Sender<Event>,
     runtime: tokio::runtime::Handle,
     /// Held from the stop to the start: nobody else starts what is stopped meanwhile.
     stopped: Mutex<Option<Stopped>>,
@@ -34,14 +32,9 @@ struct Stopped {
 
 impl Users {
     /// To be made on a thread of the runtime.
-    pub fn new(
-        daemon: Arc<Daemon>,
-        volume: VolumeRef,
-        no_restart: bool,
-        events: mpsc::Sender<response::What>,
-    ) -> Users {
+    pub fn new(daemon: Arc<Daemon>, volume: VolumeRef, no_restart: bool, notes: mpsc::Sender<Event>) -> Users {
         let runtime = tokio::runtime::Handle::current();
-        Users { daemon, volume, no_restart, events, runtime, stopped: Mutex::new(None) }
+        Users { daemon, volume, no_restart, notes, runtime, stopped: Mutex::new(None) }
     }
 
     fn stopped(&self) -> MutexGuard<'_, Option<Stopped>> {
@@ -131,12 +124,10 @@ impl Users {
     }
 
     fn say(&self) -> Box<Say> {
-        let (events, tenant) = (self.events.clone(), self.volume.tenant.clone());
+        let (notes, tenant) = (self.notes.clone(), self.volume.tenant.clone());
         Box::new(move |service, text| {
             let on = service.map_or_else(|| tenant.to_string(), |service| format!("{service}.{tenant}"));
-            let note = Event::Note(format!("{on}: {text}"));
-            // A client that does not listen does not hold it up.
-            let _ = events.try_send(response::What::SyncEvent(wire_sync::event_out(note)));
+            let _ = notes.send(Event::Note(format!("{on}: {text}")));
         })
     }
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::{Client, start, unexpected};
-use crate::daemon::syncs::until;
+use crate::daemon::copies::until;
 use crate::model::host::{DataVolume, Tenant, VolumeRef};
 use crate::model::sync::{Event, Plan, Report, SyncOptions};
 use crate::model::{Error, Kind, Reference, Result};
