@@ -5,6 +5,7 @@ pub mod chunk;
 pub mod entry;
 pub mod filter;
 pub mod link;
+pub mod look;
 pub mod node;
 pub mod read;
 pub mod records;

@@ -59,6 +59,18 @@ pub fn next_data(file: &File, offset: u64) -> Result<Option<u64>> {
     }
 }
 
+/// The first range of data at or after `offset`, up to the hole behind it; `None` if only a hole is left.
+pub fn data_from(file: &File, offset: u64) -> Result<Option<std::ops::Range<u64>>> {
+    let Some(start) = next_data(file, offset)? else { return Ok(None) };
+    match rustix::fs::seek(file, SeekFrom::Hole(start)) {
+        Ok(end) => Ok(Some(start..end.max(start + 1))),
+        // It became shorter in between.
+        Err(Errno::NXIO) => Ok(None),
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(Some(start..u64::MAX)),
+        Err(error) => Err(Error::from(error)),
+    }
+}
+
 /// Copies just the data in a range, leaving holes as they are. Where `from` became shorter, less is copied.
 pub fn copy_data(from: &File, from_at: u64, to: &File, to_at: u64, len: u64) -> Result<()> {
     let end = from_at + len;
