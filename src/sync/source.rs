@@ -3,38 +3,40 @@
 //! One thread takes the asks; a few others read files, in batches of about a mebibyte, and tell them in whatever order
 //! they are done. What is read is remembered in the view, so that the root name told at the end is that of what was told.
 
-use std::os::unix::fs::FileExt;
+mod local;
+mod ranges;
+mod readers;
+
+pub use ranges::{block_sum, blocks_of};
+
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use local::Local;
+
 use super::LiveDir;
 use super::pace::Pace;
 use crate::model::name::Short;
-use crate::model::sync::LeftOut;
 use crate::model::{Error, Kind, Name, Result};
 use crate::sys::dir::Dir;
-use crate::tree::chunk::{self, MAX};
+use crate::tree::chunk::MAX;
 use crate::tree::entry::{Entry, EntryKind};
 use crate::tree::filter::{Filter, RULES_FILE, RULES_MAX};
-use crate::tree::link::{
-    Ask, ChunkNode, ChunkRef, FileItem, FileState, ListingNode, LocalFiles, NeedRange, Open, SentRange, SourceEnd, Tell,
-};
-use crate::tree::node::{ListBuilder, ListKind, chunk_leaves};
-use crate::tree::read;
-use crate::tree::records::{Found, ListWriter, Records, Row, Rows};
-use crate::tree::scan::{Counters, Findings, Scan, keep_list, threads};
-use crate::tree::view::{Item, Print, State, View, join};
+use crate::tree::link::{Ask, FileItem, FileState, ListingNode, NeedRange, Open, SourceEnd, Tell};
+use crate::tree::node::{ListBuilder, ListKind};
+use crate::tree::records::{Found, Records, Row, Rows};
+use crate::tree::scan::{Counters, Findings, Scan, threads};
+use crate::tree::view::{Item, View};
 
 /// Content in one batch, about.
 const BATCH_BYTES: u64 = 1 << 20;
 const BATCH_FILES: usize = 256;
 /// Files up to this size, those of one chunk, are told whole, in batches.
 pub const SMALL_BYTES: u64 = MAX as u64;
-/// Side of the blocks in which a changed chunk is compared with what the target has.
-pub const BLOCK: u64 = 4096;
 
 /// Serves `dir` until the target hangs up. What stops it is told to the target, too.
 pub fn serve(dir: &LiveDir, mut link: SourceEnd) -> Result<()> {
@@ -110,8 +112,7 @@ fn serve_opened(dir: &LiveDir, open: &Open, link: &mut SourceEnd) -> Result<(), 
     let rules = read_rules(&root, &dir.label)?;
     let filter = Filter::new(&open.path, &rules, &open.exclude)?;
     let (records, rows, found) = Records::open(dir.index.as_deref()).map_err(|cause| index_error(&cause))?;
-    let local = Local { root: root.clone(), view: RwLock::new(None) };
-    let local = Arc::new(local);
+    let local = Arc::new(Local { root: root.clone(), view: RwLock::new(None) });
     tell(&link.tell, Tell::Opened { rules, local: Some(local.clone()) })?;
     if found == Found::Damaged {
         tell(&link.tell, Tell::Note(format!("the index of {} was damaged; it is being rebuilt", dir.label)))?;
@@ -306,6 +307,7 @@ impl Source {
 
     fn list(&self, dir: u32, have: &[Short]) -> Result<(), Stop> {
         let items = self.items(dir)?;
+        let have: HashSet<Short> = have.iter().copied().collect();
         let (first_child, content_known) = {
             let view = read_lock(&self.view);
             (view.dirs[dir as usize].first_child, view.root_name().is_known())
@@ -378,354 +380,6 @@ impl Source {
         }
         Ok(())
     }
-
-    fn read_jobs(&self, jobs: &crossbeam_channel::Receiver<Job>) {
-        let mut gather = Gather::default();
-        loop {
-            // Small directories are gathered into one tell, as long as there is more to gather at once.
-            let job = match jobs.try_recv() {
-                Ok(job) => job,
-                Err(_) => {
-                    if self.note(self.flush(&mut gather)).is_err() {
-                        break;
-                    }
-                    match jobs.recv() {
-                        Ok(job) => job,
-                        Err(_) => return,
-                    }
-                }
-            };
-            if self.note(self.one_job(job, &mut gather)).is_err() {
-                break;
-            }
-        }
-        // Whoever hands out jobs must not wait for a reader that has stopped.
-        self.over.store(true, Ordering::Relaxed);
-        while jobs.recv().is_ok() {}
-    }
-
-    /// Keeps the first failure for the thread that answers.
-    fn note(&self, outcome: Result<(), Stop>) -> Result<(), ()> {
-        match outcome {
-            Ok(()) => Ok(()),
-            Err(stop) => {
-                if let Stop::Failed(error) = stop {
-                    lock(&self.failure).get_or_insert(error);
-                }
-                Err(())
-            }
-        }
-    }
-
-    fn one_job(&self, job: Job, gather: &mut Gather) -> Result<(), Stop> {
-        if self.over.load(Ordering::Relaxed) || self.tell.is_closed() {
-            return Err(Stop::HungUp);
-        }
-        match job {
-            Job::Small(batch, entries) => {
-                for entry in entries {
-                    self.small(&batch, entry, gather)?;
-                    if gather.data.len() as u64 >= BATCH_BYTES || gather.items.len() >= BATCH_FILES {
-                        self.flush(gather)?;
-                    }
-                }
-                Ok(())
-            }
-            Job::Big(batch, entry) => {
-                self.flush(gather)?;
-                self.big(&batch, entry)
-            }
-            Job::Need { dir, entry, ranges } => {
-                self.flush(gather)?;
-                self.need(dir, entry, &ranges)
-            }
-        }
-    }
-
-    fn flush(&self, gather: &mut Gather) -> Result<(), Stop> {
-        if gather.items.is_empty() {
-            return Ok(());
-        }
-        let full = std::mem::replace(
-            gather,
-            Gather { items: Vec::new(), data: Vec::with_capacity(BATCH_BYTES as usize + MAX) },
-        );
-        self.pace.spend(full.data.len() as u64);
-        tell(&self.tell, Tell::Files { items: full.items, data: full.data.into() })
-    }
-
-    fn small(&self, batch: &Batch, entry: u32, gather: &mut Gather) -> Result<(), Stop> {
-        let mut item = lock(&batch.inner).items[entry as usize].clone();
-        let before = item.entry.clone();
-        let start = gather.data.len();
-        let outcome = match &batch.open {
-            Ok(open) => read::read_whole(open, &mut item, &mut gather.data),
-            Err(error) => Err(error.kind().into()),
-        };
-        match outcome {
-            Ok(whole) => {
-                let len = (gather.data.len() - start) as u64;
-                self.counters.bytes_read.fetch_add(len, Ordering::Relaxed);
-                let view = read_lock(&self.view);
-                keep_list(&mut item, &whole.chunks, &view.records).map_err(|cause| index_error(&cause))?;
-                drop(view);
-                let state = if whole.stable { FileState::Ok } else { FileState::Unstable };
-                gather.items.push(told(batch.dir, entry, &before, &item, len, whole.sparse, state));
-            }
-            Err(error) => {
-                gather.data.truncate(start);
-                let state = self.lost(batch, &mut item, &error)?;
-                gather.items.push(told(batch.dir, entry, &before, &item, 0, false, state));
-            }
-        }
-        self.done(batch, entry, item)
-    }
-
-    /// Drops a file that is gone or cannot be read; the latter is told.
-    fn lost(&self, batch: &Batch, item: &mut Item, error: &std::io::Error) -> Result<FileState, Stop> {
-        item.state = State::Dropped;
-        item.entry.set_content(Name::of(b""));
-        if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) {
-            return Ok(FileState::Gone);
-        }
-        let path = join(&batch.path, &item.entry.name);
-        tell(&self.tell, Tell::LeftOut(LeftOut { path, reason: format!("it could not be read: {error}") }))?;
-        Ok(FileState::Unreadable)
-    }
-
-    /// Puts what is now known of a file into the batch, and the batch into the view when it was the last.
-    fn done(&self, batch: &Batch, entry: u32, item: Item) -> Result<(), Stop> {
-        let mut inner = lock(&batch.inner);
-        let place = &mut inner.items[entry as usize];
-        let changed = place.entry != item.entry || place.state != item.state || !place.print.trusted;
-        *place = item;
-        if changed {
-            inner.changed.push(entry);
-        }
-        inner.left -= 1;
-        if inner.left == 0 && !inner.changed.is_empty() {
-            let mut view = write_lock(&self.view);
-            // Another batch of the same directory may have been put there meanwhile: only what this one read is new.
-            let mut items = view.items(batch.dir).map_err(|cause| index_error(&cause))?;
-            for &entry in &inner.changed {
-                items[entry as usize] = inner.items[entry as usize].clone();
-            }
-            view.set_items(batch.dir, &items).map_err(|cause| index_error(&cause))?;
-            inner.items = Vec::new();
-        }
-        Ok(())
-    }
-
-    /// Tells a big file in parts, again from its start if it changes meanwhile.
-    fn big(&self, batch: &Batch, entry: u32) -> Result<(), Stop> {
-        let mut item = lock(&batch.inner).items[entry as usize].clone();
-        let before = item.entry.clone();
-        let dir = batch.dir;
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            let read = match &batch.open {
-                Ok(open) => self.big_once(open, dir, entry, &mut item),
-                Err(error) => Ok(Err(error.kind().into())),
-            };
-            let item_told = match read? {
-                Ok((true, len, sparse)) => told(dir, entry, &before, &item, len, sparse, FileState::Ok),
-                Ok((false, len, sparse)) if tries == read::TRIES => {
-                    told(dir, entry, &before, &item, len, sparse, FileState::Unstable)
-                }
-                Ok((false, ..)) => {
-                    tell(&self.tell, Tell::Restart { dir, entry })?;
-                    continue;
-                }
-                Err(error) => {
-                    let state = self.lost(batch, &mut item, &error)?;
-                    told(dir, entry, &before, &item, 0, false, state)
-                }
-            };
-            tell(&self.tell, Tell::FileEnd(item_told))?;
-            return self.done(batch, entry, item);
-        }
-    }
-
-    /// One reading of a big file: whether it stood still, its length, whether it has holes.
-    fn big_once(
-        &self,
-        dir: &Dir,
-        number: u32,
-        entry: u32,
-        item: &mut Item,
-    ) -> Result<std::io::Result<(bool, u64, bool)>, Stop> {
-        let open = match read::open(dir, item) {
-            Ok(open) => open,
-            Err(error) => return Ok(Err(error)),
-        };
-        let mut writer = ListWriter::default();
-        let mut list = ListBuilder::new(ListKind::Chunks, |_, _| ());
-        let (mut first, mut count) = (None, 0u64);
-        let (mut offset, mut carried) = (0u64, Vec::new());
-        loop {
-            let mut data = Vec::with_capacity(carried.len() + BATCH_BYTES as usize);
-            data.append(&mut carried);
-            let kept = data.len() as u64;
-            let got = match open.append(&mut data, BATCH_BYTES as usize, offset + kept) {
-                Ok(got) => got,
-                Err(error) => return Ok(Err(error)),
-            };
-            self.counters.bytes_read.fetch_add(got as u64, Ordering::Relaxed);
-            let last = got < BATCH_BYTES as usize;
-            let mut chunks = Vec::new();
-            let used = if last && offset == 0 && data.len() <= MAX {
-                chunks = chunk::all_chunks(&data);
-                data.len()
-            } else {
-                chunk::chunks(&data, last, &mut chunks)
-            };
-            carried.extend_from_slice(&data[used..]);
-            data.truncate(used);
-            for chunk in &chunks {
-                first.get_or_insert(chunk.name);
-                count += 1;
-                list.push_chunk(*chunk);
-                let view = read_lock(&self.view);
-                writer.push(&view.records, *chunk).map_err(|cause| index_error(&cause))?;
-            }
-            self.pace.spend(used as u64);
-            let at = offset;
-            offset += used as u64;
-            if used > 0 {
-                tell(&self.tell, Tell::Part { dir: number, entry, offset: at, chunks, data: data.into() })?;
-            }
-            if last {
-                break;
-            }
-        }
-        let content = match (count, first) {
-            (0, _) | (_, None) => Name::of(b""),
-            (1, Some(only)) => only,
-            _ => list.finish(),
-        };
-        let stable = match open.stood_still(item) {
-            Ok(still) => still && offset == open.size,
-            Err(error) => return Ok(Err(error)),
-        };
-        item.entry.kind = EntryKind::File { size: offset, content };
-        item.print.trusted &= stable;
-        item.list = Default::default();
-        if count > 1 {
-            let view = read_lock(&self.view);
-            item.list = writer.finish(&view.records).map_err(|cause| index_error(&cause))?;
-        }
-        Ok(Ok((stable, offset, open.sparse)))
-    }
-
-    /// Tells the chunk list of a file as it was scanned, less the nodes the target has.
-    fn chunk_list(&self, dir: u32, entry: u32, have: &[Short]) -> Result<(), Stop> {
-        let items = self.items(dir)?;
-        let item = items
-            .get(entry as usize)
-            .filter(|item| matches!(item.entry.kind, EntryKind::File { .. }))
-            .ok_or_else(|| Error::failed("the target asked for the chunks of what is no file"))?;
-        let have: std::collections::HashSet<Short> = have.iter().copied().collect();
-        if item.list.is_some() {
-            let view = read_lock(&self.view);
-            let chunks = view.records.all_chunks(item.list).map_err(|cause| index_error(&cause))?;
-            drop(view);
-            let mut nodes = Vec::new();
-            let mut rest = &chunks[..];
-            chunk_leaves(&chunks, |name, count| {
-                let (leaf, after) = rest.split_at(count);
-                rest = after;
-                nodes.push(match have.contains(&name.short()) {
-                    true => ChunkNode::Have(name.short()),
-                    false => ChunkNode::Raw(leaf.to_vec()),
-                });
-            });
-            for part in nodes.chunks(64) {
-                tell(&self.tell, Tell::Chunks { dir, entry, nodes: part.to_vec() })?;
-            }
-        } else if let EntryKind::File { size, content } = item.entry.kind
-            && size > 0
-        {
-            let node = ChunkNode::Raw(vec![ChunkRef { name: content, len: size as u32 }]);
-            tell(&self.tell, Tell::Chunks { dir, entry, nodes: vec![node] })?;
-        }
-        let sparse = self.is_sparse(dir, item);
-        tell(&self.tell, Tell::ChunksEnd(told(dir, entry, &item.entry, item, item.entry.size(), sparse, FileState::Ok)))
-    }
-
-    fn is_sparse(&self, dir: u32, item: &Item) -> bool {
-        let path = read_lock(&self.view).path(dir);
-        let open = self.root.open_beneath(&path);
-        open.is_ok_and(|open| open.stat(&item.entry.name).is_ok_and(|stat| crate::sys::meta::has_holes(&stat)))
-    }
-
-    /// Tells ranges of a big file, each just so far as the target's blocks differ.
-    fn need(&self, dir: u32, entry: u32, ranges: &[NeedRange]) -> Result<(), Stop> {
-        let items = self.items(dir)?;
-        let path = read_lock(&self.view).path(dir);
-        let name = items.get(entry as usize).map(|item| item.entry.name.clone());
-        let file = name.and_then(|name| self.root.open_beneath(&path).and_then(|open| open.read(&name)).ok());
-        let (mut sent, mut data, mut first) = (Vec::new(), Vec::new(), 0u32);
-        let mut buffer = Vec::new();
-        for (number, range) in ranges.iter().enumerate() {
-            if range.len as usize > MAX {
-                return Err(Error::failed("the target asked for a range that is no chunk").into());
-            }
-            buffer.resize(range.len as usize, 0);
-            let read = file.as_ref().is_some_and(|file| file.read_exact_at(&mut buffer, range.offset).is_ok());
-            self.counters.bytes_read.fetch_add(u64::from(range.len), Ordering::Relaxed);
-            sent.push(match read {
-                true => send_range(range, &buffer, &mut data),
-                false => SentRange::Lost,
-            });
-            if data.len() as u64 >= BATCH_BYTES || number + 1 == ranges.len() {
-                self.pace.spend(data.len() as u64);
-                let ranges = std::mem::take(&mut sent);
-                tell(&self.tell, Tell::Ranges { dir, entry, first, ranges, data: std::mem::take(&mut data).into() })?;
-                first = number as u32 + 1;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Appends to `data` what the target lacks of a range, and says what that is.
-fn send_range(range: &NeedRange, bytes: &[u8], data: &mut Vec<u8>) -> SentRange {
-    let blocks: Vec<_> = blocks_of(range.offset, range.len).collect();
-    if range.blocks.len() != blocks.len() {
-        data.extend_from_slice(bytes);
-        return SentRange::Whole;
-    }
-    let mut differing = Vec::new();
-    for (number, (block, theirs)) in blocks.iter().zip(&range.blocks).enumerate() {
-        if block_sum(&bytes[block.clone()]) != *theirs {
-            data.extend_from_slice(&bytes[block.clone()]);
-            differing.push(number as u32);
-        }
-    }
-    SentRange::Blocks(differing)
-}
-
-/// The blocks of the file that a range touches, as parts of the range.
-pub fn blocks_of(offset: u64, len: u32) -> impl Iterator<Item = std::ops::Range<usize>> {
-    let lead = ((BLOCK - offset % BLOCK) % BLOCK) as usize;
-    let len = len as usize;
-    let starts = (lead.min(len) > 0).then_some(0).into_iter().chain((lead..len).step_by(BLOCK as usize));
-    starts.map(move |start| {
-        let end = if start < lead { lead } else { start + BLOCK as usize };
-        start..end.min(len)
-    })
-}
-
-/// What tells two blocks apart. Short, since the chunk is verified whole when it has been put together.
-pub fn block_sum(block: &[u8]) -> u64 {
-    Name::of(block).prefix()
-}
-
-#[derive(Default)]
-struct Gather {
-    items: Vec<FileItem>,
-    data: Vec<u8>,
 }
 
 /// What became of a file, with its entry if that is not what the listing said.
@@ -741,34 +395,6 @@ fn told(dir: u32, entry: u32, before: &Entry, item: &Item, len: u64, sparse: boo
         Bytes::from(bytes)
     });
     FileItem { dir, entry, len, content, now, sparse, state }
-}
-
-/// The source's files for a target in the same process.
-struct Local {
-    root: Arc<Dir>,
-    view: RwLock<Option<std::sync::Weak<Source>>>,
-}
-
-impl std::fmt::Debug for Local {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Local")
-    }
-}
-
-impl LocalFiles for Local {
-    fn open(&self, dir: u32, entry: u32) -> Option<(std::fs::File, Print, Vec<ChunkRef>)> {
-        let source = read_lock(&self.view).as_ref()?.upgrade()?;
-        let items = source.items(dir).ok()?;
-        let item = items.get(entry as usize)?;
-        let path = read_lock(&source.view).path(dir);
-        let file = self.root.open_beneath(&path).ok()?.read(&item.entry.name).ok()?;
-        let stat = crate::sys::meta::stat_file(&file).ok()?;
-        if !read::is_as_printed(&stat, item) || !item.list.is_some() {
-            return None;
-        }
-        let chunks = read_lock(&source.view).records.all_chunks(item.list).ok()?;
-        Some((file, item.print, chunks))
-    }
 }
 
 fn read_rules(root: &Dir, label: &str) -> Result<Vec<u8>> {
