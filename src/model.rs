@@ -4,6 +4,7 @@
 pub mod error;
 pub mod host;
 pub mod keep;
+pub mod meant;
 pub mod name;
 pub mod reference;
 pub mod running;

@@ -6,7 +6,6 @@
 //! such a path.
 
 mod blocks;
-mod meant;
 mod read;
 mod yaml;
 

@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use crate::model::Result;
 use crate::model::reference::LABEL_MAX;
 
-use super::meant::nearest;
 use super::yaml::{Entry, Node, Value};
+use crate::model::meant::nearest;
 
 /// How many envs one file may speak of: each is checked on its own.
 const ENVS_MAX: usize = 32;

@@ -6,9 +6,9 @@ use crate::model::reference::Host;
 use crate::model::{Error, Reference, Result, ServiceName, VolumePath};
 
 use super::blocks::ORIGINS;
-use super::meant::nearest;
 use super::yaml::{At, Entry, Node, Value};
 use super::{Command, Config, Health, Hooks, LocalPath, Mount, Origin, Service, Wait};
+use crate::model::meant::nearest;
 
 const KEYS: [&str; 15] = [
     "image",
