@@ -7,5 +7,6 @@ pub mod config;
 pub mod docker;
 #[cfg(test)]
 pub mod fake;
+pub mod hooks;
 pub mod lifecycle;
 pub mod runtime;

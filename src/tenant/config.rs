@@ -113,10 +113,18 @@ pub struct Health {
 }
 
 /// Commands that run in the container around a snapshot of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hooks {
     pub before: Option<String>,
     pub after: Option<String>,
+    /// How long each of them may take.
+    pub timeout: Duration,
+}
+
+impl Default for Hooks {
+    fn default() -> Hooks {
+        Hooks { before: None, after: None, timeout: Duration::from_secs(60) }
+    }
 }
 
 /// Reads an `mcloud.yml` for a tenant with this env. Blocks of other envs are checked as well, so that a mistake in one is

@@ -452,6 +452,10 @@ impl Runtime for Docker {
         talk::resize(self, session, columns, rows)
     }
 
+    fn kill<'a>(&'a self, id: &'a str, session: &'a SessionId) -> Answer<'a, ()> {
+        talk::kill(self, id, session)
+    }
+
     fn exit_status<'a>(&'a self, session: &'a SessionId) -> Answer<'a, i64> {
         talk::exit_status(self, session)
     }

@@ -30,7 +30,17 @@ pub struct Known {
     /// Containers that end as soon as they are started, and with what.
     pub short_lived: BTreeMap<String, i64>,
     pub logs: BTreeMap<String, Vec<String>>,
+    /// What commands do that are run in a container of this name.
+    pub commands: BTreeMap<String, Scripted>,
     numbers: u64,
+}
+
+/// A command that says something and ends, or does not.
+#[derive(Clone, Default)]
+pub struct Scripted {
+    pub says: String,
+    pub status: i64,
+    pub hangs: bool,
 }
 
 impl Fake {
@@ -195,8 +205,23 @@ impl Runtime for Fake {
         ready(Ok(Usage::default()))
     }
 
-    fn exec<'a>(&'a self, _: &'a str, _: &'a Exec) -> Answer<'a, Session> {
-        ready(Err(Error::failed("nothing can be run in what is not there")))
+    fn exec<'a>(&'a self, id: &'a str, exec: &'a Exec) -> Answer<'a, Session> {
+        let run = self.doing("exec", id).map(|mut known| {
+            let name = known.containers.get(id).map(|(spec, _)| spec.name.clone()).unwrap_or_default();
+            if let Some(done) = known.done.last_mut() {
+                done.push_str(&format!(": {}", exec.cmd.join(" ")));
+            }
+            let command = known.commands.get(&name).cloned().unwrap_or_default();
+            let said = futures_util::stream::iter([Ok(Output { is_error: false, bytes: command.says.into() })]);
+            let output: Outputs =
+                if command.hangs { said.chain(futures_util::stream::pending()).boxed() } else { said.boxed() };
+            Session { id: SessionId::Exec(name), output, input: Box::pin(tokio::io::sink()) }
+        });
+        ready(run)
+    }
+
+    fn kill<'a>(&'a self, id: &'a str, _: &'a SessionId) -> Answer<'a, ()> {
+        ready(self.doing("kill", id).map(drop))
     }
 
     fn attend<'a>(&'a self, _: &'a str) -> Answer<'a, Session> {
@@ -207,7 +232,8 @@ impl Runtime for Fake {
         ready(Ok(()))
     }
 
-    fn exit_status<'a>(&'a self, _: &'a SessionId) -> Answer<'a, i64> {
-        ready(Ok(0))
+    fn exit_status<'a>(&'a self, session: &'a SessionId) -> Answer<'a, i64> {
+        let SessionId::Exec(name) = session else { return ready(Ok(0)) };
+        ready(Ok(self.known().commands.get(name).map_or(0, |command| command.status)))
     }
 }

@@ -58,7 +58,7 @@ pub struct Fresh {
 }
 
 /// What is run. A line of plain words needs no shell between the engine's signals and the program, nor one in the image.
-fn words(command: &Command) -> Vec<String> {
+pub(super) fn words(command: &Command) -> Vec<String> {
     const BUILT_IN: [&str; 21] = [
         "exit", "cd", "export", "set", ".", ":", "exec", "eval", "trap", "ulimit", "umask", "wait", "read", "unset",
         "if", "while", "until", "for", "case", "type", "command",
@@ -101,7 +101,7 @@ impl Site<'_> {
         Ok(self.containers().await?.remove(service.as_str()))
     }
 
-    fn tell(&self, service: &Service, text: impl Into<String>) {
+    pub(super) fn tell(&self, service: &Service, text: impl Into<String>) {
         (self.say)(Some(&service.name), text.into());
     }
 

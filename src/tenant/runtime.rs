@@ -192,6 +192,8 @@ pub trait Runtime: Send + Sync {
     /// Attaches to a container that was made with [`Spec::attended`], then starts it.
     fn attend<'a>(&'a self, id: &'a str) -> Answer<'a, Session>;
     fn resize<'a>(&'a self, session: &'a SessionId, columns: u16, rows: u16) -> Answer<'a, ()>;
+    /// Ends a command that runs in container `id`, with all that it started.
+    fn kill<'a>(&'a self, id: &'a str, session: &'a SessionId) -> Answer<'a, ()>;
     /// How it ended, once its output has ended.
     fn exit_status<'a>(&'a self, session: &'a SessionId) -> Answer<'a, i64>;
 }

@@ -26,6 +26,7 @@ mod sync_races;
 mod sync_syscalls;
 mod sync_volumes;
 mod tenants_bad_input;
+mod tenants_hooks;
 mod tenants_life;
 mod tenants_look;
 mod tenants_sync;

@@ -1,14 +1,17 @@
 //! From the tree as meant to services: every key, its type, its limits.
 
-use std::time::Duration;
-
-use crate::model::reference::Host;
-use crate::model::{Error, Reference, Result, ServiceName, VolumePath};
+use crate::model::meant::nearest;
+use crate::model::{Error, Result, ServiceName, VolumePath};
 
 use super::blocks::ORIGINS;
 use super::yaml::{At, Entry, Node, Value};
-use super::{Command, Config, Health, Hooks, LocalPath, Mount, Origin, Service, Wait};
-use crate::model::meant::nearest;
+use super::{Command, Config, Hooks, LocalPath, Mount, Origin, Service};
+
+mod extras;
+mod timed;
+
+use extras::extras;
+use timed::{health, hooks, wait};
 
 const KEYS: [&str; 15] = [
     "image",
@@ -45,9 +48,6 @@ const ALSO_KNOWN: [(&str, &str); 14] = [
     ("port", "the port that is published is `web`"),
     ("expose", "services reach each other on every port; the one that is published is `web`"),
 ];
-
-/// The longest time anything may be told to wait.
-const WAIT_MAX: Duration = Duration::from_secs(3600);
 
 pub fn config(root: &Node) -> Result<Config> {
     let mut config = Config { services: Vec::new(), hosts: Vec::new(), commands: Vec::new() };
@@ -322,130 +322,6 @@ fn port(node: &Node, key: &str) -> Result<u16> {
             }))
         }
     }
-}
-
-/// `30`, `30s`, `2m`, or `30s for "text in the log"`.
-fn wait(node: &Node) -> Result<Wait> {
-    let whole = text(node, "wait")?;
-    let wrong = |what: String| node.at.error(what).hint("write `wait: 30`, or `wait: '30s for \"text in the log\"'`");
-    let (time, log) = match whole.split_once(" for ") {
-        Some((time, log)) => (time, Some(log.trim())),
-        None => (whole.as_str(), None),
-    };
-    let at_most = duration(time.trim())
-        .ok_or_else(|| wrong(format!("`wait` is a number of seconds, and `{}` is not", time.trim().escape_debug())))?;
-    if at_most > WAIT_MAX {
-        return Err(node.at.error(format!("`wait` of {} seconds, an hour is the most", at_most.as_secs())));
-    }
-    let log = match log {
-        None => None,
-        Some(log) => match ['"', '\''].iter().find_map(|q| log.strip_prefix(*q)?.strip_suffix(*q)) {
-            Some(inner) if !inner.is_empty() => Some(inner.to_owned()),
-            _ => return Err(wrong(format!("the text that `wait` looks for is not in quotes: {}", log.escape_debug()))),
-        },
-    };
-    Ok(Wait { at_most, log })
-}
-
-fn duration(text: &str) -> Option<Duration> {
-    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    let scale = match unit.trim() {
-        "" | "s" | "sec" | "second" | "seconds" => 1,
-        "m" | "min" | "minute" | "minutes" => 60,
-        _ => return None,
-    };
-    Some(Duration::from_secs(number.parse::<u64>().ok()?.checked_mul(scale)?))
-}
-
-fn health(node: &Node) -> Result<Health> {
-    const HEALTH_KEYS: [&str; 2] = ["path", "timeout"];
-    let mut path = None;
-    let mut timeout = Duration::from_secs(5);
-    for Entry { key, at, value } in map(node, "health", "{path: /up, timeout: 5}")? {
-        match key.as_str() {
-            "path" => {
-                let text = text(value, key)?;
-                if !text.starts_with('/') || text.contains(char::is_whitespace) {
-                    return Err(value
-                        .at
-                        .error(format!("`{}` is not the path of a page", text.escape_debug()))
-                        .hint("it starts with a slash and is asked for at the `web` port: `path: /up`"));
-                }
-                path = Some(text);
-            }
-            "timeout" => {
-                let text = text(value, key)?;
-                timeout = duration(&text).filter(|time| !time.is_zero() && *time <= WAIT_MAX).ok_or_else(|| {
-                    value
-                        .at
-                        .error(format!("`timeout` is a number of seconds, and `{}` is not", text.escape_debug()))
-                        .hint("write `timeout: 5`")
-                })?;
-            }
-            _ => return Err(unknown(key, *at, "in `health`", &HEALTH_KEYS)),
-        }
-    }
-    let path = path.ok_or_else(|| node.at.error("`health` has no `path`").hint("write `health: {path: /up}`"))?;
-    Ok(Health { path, timeout })
-}
-
-fn hooks(node: &Node) -> Result<Hooks> {
-    let mut hooks = Hooks::default();
-    for Entry { key, at, value } in map(node, "snapshot", "{before: COMMAND, after: COMMAND}")? {
-        let slot = match key.as_str() {
-            "before" => &mut hooks.before,
-            "after" => &mut hooks.after,
-            _ => return Err(unknown(key, *at, "in `snapshot`", &["before", "after"])),
-        };
-        *slot = if value.is_null() { None } else { Some(text(value, key)?) };
-    }
-    Ok(hooks)
-}
-
-/// `"---": {hosts: …, commands: …}`.
-fn extras(entry: &Entry, config: &mut Config) -> Result<()> {
-    if entry.value.is_null() {
-        return Ok(());
-    }
-    for Entry { key, at, value } in map(&entry.value, "---", "{hosts: …, commands: …}")? {
-        match key.as_str() {
-            "hosts" => {
-                for host in map_or_none(value, "hosts", "{live: app@203.0.113.5}")? {
-                    check_short_name("host", host)?;
-                    let text = text(&host.value, &host.key)?;
-                    let reference: Reference = text.parse().map_err(|error| located(host.value.at, error))?;
-                    if reference.host.is_none() {
-                        return Err(host.value.at.error(format!("the host `{}` says no address", host.key)).hint(
-                            format!("write `{}: {reference}@ADDRESS`, or @{} for this machine", host.key, Host::Me),
-                        ));
-                    }
-                    config.hosts.push((host.key.clone(), reference));
-                }
-            }
-            "commands" => {
-                for named in map_or_none(value, "commands", "{ship: [\"mcloud sync . {host}\"]}")? {
-                    check_short_name("command", named)?;
-                    let lines = match &named.value.value {
-                        Value::List(list) => list.iter().map(|line| text(line, &named.key)).collect::<Result<_>>()?,
-                        _ => vec![text(&named.value, &named.key)?],
-                    };
-                    if lines.is_empty() {
-                        return Err(named.at.error(format!("the command `{}` has no lines", named.key)));
-                    }
-                    config.commands.push((named.key.clone(), lines));
-                }
-            }
-            _ => return Err(unknown(key, *at, "in `\"---\"`", &["hosts", "commands"])),
-        }
-    }
-    Ok(())
-}
-
-fn check_short_name(what: &str, entry: &Entry) -> Result<()> {
-    ServiceName::new(&entry.key).map(drop).map_err(|error| {
-        let message = error.message.replace("service name", &format!("{what}'s name"));
-        located(entry.at, Error { message, ..error })
-    })
 }
 
 // What every key needs.

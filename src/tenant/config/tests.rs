@@ -55,7 +55,11 @@ fn the_manuals_example_is_read_whole() {
     let [redis, web] = &config.services[..] else { panic!() };
     assert_eq!(redis.origin, Origin::Image("redis".into()));
     assert_eq!(redis.data, [VolumePath::new("/data").unwrap()]);
-    assert_eq!(redis.snapshot, Hooks { before: Some("redis-cli save".into()), after: Some("…".into()) });
+    let minute = Duration::from_secs(60);
+    assert_eq!(
+        redis.snapshot,
+        Hooks { before: Some("redis-cli save".into()), after: Some("…".into()), timeout: minute }
+    );
     assert_eq!(web.origin, Origin::Image("python:3.12".into()));
     assert_eq!(web.cmd, Some(Command::Line("/usr/src/app/run.sh".into())));
     assert_eq!(web.volumes.len(), 1);
@@ -153,6 +157,7 @@ fn mistakes_are_shown_with_their_place_and_what_was_meant() {
     bad("my web: {image: a}\n", 1, 1, "has a space", "`my-web`");
     bad("web: {image: a}\nweb: {image: b}\n", 2, 1, "here twice", "line 1");
     bad("web:\n  image: a\n  snapshot: {befor: x}\n", 3, 14, "unknown key", "`before`");
+    bad("web:\n  image: a\n  snapshot: {timeout: 0}\n", 3, 23, "number of seconds", "timeout: 60");
     bad("[a, b]\n", 1, 1, "found a list", "each top-level key");
     bad("web: {image: a}\n---\nb: {image: c}\n", 2, 1, "second YAML document", "\"---\"");
     bad("web: {image: a}\n\"---\": {host: {}}\n", 2, 9, "unknown key `host`", "`hosts`");

@@ -9,6 +9,7 @@ use super::{
     StreamExt, TryStreamExt, Usage, query,
 };
 use crate::model::Result;
+use crate::sys::process;
 
 /// A command whose output has ended ends in this time.
 const ENDING: std::time::Duration = std::time::Duration::from_secs(5);
@@ -98,6 +99,35 @@ pub fn resize<'a>(docker: &'a Docker, session: &'a SessionId, columns: u16, rows
             }
         };
         resized.map_err(|error| docker.wrong("the terminal cannot be resized", error))
+    })
+}
+
+/// Docker ends no command in a container, only tells its process: that is ended from here.
+pub fn kill<'a>(docker: &'a Docker, id: &'a str, session: &'a SessionId) -> Answer<'a, ()> {
+    Box::pin(async move {
+        let client = docker.client().await?;
+        let cannot = |error| docker.wrong("the command cannot be ended", error);
+        let exec = match session {
+            SessionId::Exec(exec) => exec,
+            SessionId::Container(id) => {
+                return match client.kill_container(id, None::<query::KillContainerOptions>).await {
+                    // 409: it has ended.
+                    Ok(()) | Err(Bollard::DockerResponseServerError { status_code: 404 | 409, .. }) => Ok(()),
+                    Err(error) => Err(cannot(error)),
+                };
+            }
+        };
+        let found = client.inspect_exec(exec).await.map_err(cannot)?;
+        let pid = found.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0);
+        let Some(pid) = pid.filter(|_| found.running == Some(true)) else { return Ok(()) };
+        let group = id.to_owned();
+        let ended = tokio::task::spawn_blocking(move || process::kill_session(pid, &group)).await.unwrap_or(0);
+        // It may have ended meanwhile.
+        if ended > 0 || client.inspect_exec(exec).await.map_err(cannot)?.running != Some(true) {
+            return Ok(());
+        }
+        Err(Error::failed("its process is not to be seen from here")
+            .hint(format!("`docker restart {}` ends it", &id[..12.min(id.len())])))
     })
 }
 

@@ -3,7 +3,8 @@ use std::time::Instant;
 
 use super::*;
 use crate::tenant::config::{self, Config};
-use crate::tenant::fake::Fake;
+use crate::tenant::fake::{Fake, Scripted};
+use crate::tenant::hooks::Hook;
 use crate::tenant::runtime::Image;
 
 const YML: &str = "redis: {image: redis, data: [/data]}\nweb: {image: app, cmd: python app.py}\n";
@@ -184,4 +185,52 @@ fn plain_words_need_no_shell() {
     for text in ["a && b", "echo $HOME", "exit 3", "A=b c", "echo 'x y'", "cd /x"] {
         assert_eq!(line(text), ["/bin/sh", "-c", text]);
     }
+}
+
+const HOOKED: &str = "db: {image: app, snapshot: {before: 'save all', after: 'echo $X', timeout: 1}}\n";
+
+#[tokio::test]
+async fn a_hook_is_run_and_what_it_says_is_said() {
+    let stage = Stage::new(HOOKED);
+    let hook = async |which| stage.all(async |site, services| site.hook(services[0], which).await).await;
+    assert!(!hook(Hook::Before).await.unwrap(), "nothing runs that could be saved");
+    stage.start().await.unwrap();
+    let says = Scripted { says: "saving\nsaved".into(), ..Scripted::default() };
+    stage.fake.known().commands.insert("db.shop".into(), says);
+    stage.fake.done();
+    assert!(hook(Hook::Before).await.unwrap());
+    assert!(hook(Hook::After).await.unwrap());
+    assert_eq!(stage.fake.done(), ["exec db.shop: save all", "exec db.shop: /bin/sh -c echo $X"]);
+    let said = stage.said.lock().unwrap().join("\n");
+    assert!(said.contains("db: runs snapshot.before (`save all`)\ndb: | saving\ndb: | saved"), "{said}");
+
+    let plain = Stage::new("db: {image: app}\n");
+    plain.start().await.unwrap();
+    assert!(!plain.all(async |site, services| site.hook(services[0], Hook::Before).await).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_hook_that_fails_hangs_or_cannot_be_run_is_an_error_that_names_it() {
+    let stage = Stage::new(HOOKED);
+    stage.start().await.unwrap();
+    let hook = async || {
+        let run = stage.all(async |site, services| site.hook(services[0], Hook::Before).await).await;
+        run.unwrap_err()
+    };
+    let failing = Scripted { says: "no room\n".into(), status: 7, hangs: false };
+    stage.fake.known().commands.insert("db.shop".into(), failing.clone());
+    let error = hook().await;
+    assert_eq!(error.chain(), "db.shop: snapshot.before (`save all`) ended with status 7: it said: no room");
+
+    stage.fake.known().commands.insert("db.shop".into(), Scripted { hangs: true, ..failing });
+    stage.fake.done();
+    let error = hook().await;
+    assert!(error.message.ends_with("did not end in 1 s and was killed"), "{error}");
+    assert!(error.chain().contains("no room") && error.hint.unwrap().contains("timeout"));
+    assert_eq!(stage.fake.done(), ["exec db.shop: save all", "kill db.shop"]);
+
+    stage.fake.known().faults.push("kill".into());
+    assert!(hook().await.message.ends_with("and runs on"));
+    stage.fake.known().faults.push("exec".into());
+    assert!(hook().await.message.contains("cannot be run"));
 }
