@@ -185,7 +185,7 @@ fn verb(verb: Verb, context: Context) -> Result<u8> {
         Verb::Access(arguments) => access::run(&arguments, &context),
         Verb::Audit(arguments) => audit::run(&arguments, &context),
         Verb::Init(arguments) => init::run(&arguments, &context),
-        Verb::List(_) => list::run(&context),
+        Verb::List(arguments) => list::run(&arguments, &context),
         Verb::Create(arguments) => create::run(&arguments, &context),
         Verb::Start(arguments) => start::run(&arguments, &context),
         Verb::Stop(arguments) => stop::run(&arguments, &context),

@@ -3,46 +3,68 @@
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::context::Context;
+use super::status::Look;
+use super::{show, when};
 use crate::model::Result;
 use crate::model::host::Tenant;
-
-use super::context::{self, Context};
-use super::{show, when};
+use crate::model::running::{Seen, TenantStatus};
 
 /// List the tenants that you may see
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   mcloud list
+  mcloud list -f                      again every second, until Ctrl-C
   mcloud -h 203.0.113.5 list --json")]
-pub struct List {}
+pub struct List {
+    /// Look again and again, until Ctrl-C
+    #[arg(short, long)]
+    follow: bool,
+}
 
-pub fn run(context: &Context) -> Result<u8> {
-    let tenants = context::block_on(async { context.connect().await?.tenant_list().await })?;
-    if tenants.is_empty() {
-        context.out.say("no tenants yet: `mcloud init TENANT` makes one");
-    } else {
-        let rows: Vec<Vec<String>> = tenants
-            .iter()
-            .map(|tenant| {
-                let volumes: Vec<String> = tenant.volumes.iter().map(ToString::to_string).collect();
-                vec![
-                    tenant.name.to_string(),
-                    tenant.env.as_deref().map_or_else(|| "-".to_owned(), show::text),
-                    show::text(&tenant.path),
-                    if volumes.is_empty() { "-".to_owned() } else { volumes.join(" ") },
-                    when::shown(tenant.created_unix),
-                ]
-            })
-            .collect();
-        context.out.line(show::table(&["TENANT", "ENV", "CODE", "DATA", "SINCE"], &rows));
-    }
-    for tenant in &tenants {
-        let mut event = fields(tenant);
+pub fn run(arguments: &List, context: &Context) -> Result<u8> {
+    let look = Look { tenant: None, whole: false, follow: arguments.follow };
+    look.run(&context.host()?, context, table, |status| {
+        let mut event = fields(&status.tenant);
         event["event"] = json!("tenant");
-        context.out.event(&event);
+        event["state"] = json!(state(status));
+        event
+    })
+}
+
+fn table(found: &[TenantStatus]) -> String {
+    if found.is_empty() {
+        return "no tenants yet: `mcloud init TENANT` makes one".to_owned();
     }
-    context.out.done(json!({"tenants": tenants.len()}));
-    Ok(0)
+    let row = |status: &TenantStatus| {
+        let tenant = &status.tenant;
+        let volumes: Vec<String> = tenant.volumes.iter().map(ToString::to_string).collect();
+        vec![
+            tenant.name.to_string(),
+            state(status),
+            tenant.env.as_deref().map_or_else(|| "-".to_owned(), show::text),
+            show::text(&tenant.path),
+            if volumes.is_empty() { "-".to_owned() } else { volumes.join(" ") },
+            when::shown(tenant.created_unix),
+        ]
+    };
+    let rows: Vec<Vec<String>> = found.iter().map(row).collect();
+    show::table(&["TENANT", "STATE", "ENV", "CODE", "DATA", "SINCE"], &rows)
+}
+
+/// What a tenant's services are, in a word: that of all of them, or how many are what.
+fn state(status: &TenantStatus) -> String {
+    let all = status.services.len();
+    let with = |seen: Seen| status.services.iter().filter(|service| service.seen == seen).count();
+    let counts: Vec<String> = Seen::ALL
+        .iter()
+        .filter_map(|&seen| match with(seen) {
+            0 => None,
+            count if count == all => Some(seen.word().to_owned()),
+            count => Some(format!("{count} {seen}")),
+        })
+        .collect();
+    if counts.is_empty() { "no services".to_owned() } else { counts.join(", ") }
 }
 
 pub fn fields(tenant: &Tenant) -> Value {

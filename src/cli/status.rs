@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::context::{self, Context};
 use super::show;
-use crate::model::Result;
 use crate::model::running::{Seen, ServiceStatus, TenantStatus};
+use crate::model::{Host, Result, TenantName};
 
 /// How often `-f` looks again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -31,27 +31,51 @@ pub fn run(arguments: &Status, context: &Context) -> Result<u8> {
         Some(typed) => context.tenant(Some(typed)).map(|(tenant, host)| (Some(tenant), host))?,
         None => (None, context.host()?),
     };
-    context::block_on(async {
-        let client = context::connect(&host).await?;
-        let mut lines_before = 0;
-        loop {
-            let found = client.status(tenant.as_ref(), true).await?;
-            let text = table(&found);
-            if context.out.shows_in_place() && arguments.follow {
-                context.out.in_place(&text, &mut lines_before);
-            } else {
-                context.out.line(&text);
+    let look = Look { tenant, whole: true, follow: arguments.follow };
+    look.run(&host, context, table, fields)
+}
+
+/// How tenants are looked at: by `status`, and by `list`.
+pub struct Look {
+    /// `None`: all that the client sees.
+    pub tenant: Option<TenantName>,
+    /// Also what takes a moment: CPU, memory, sizes.
+    pub whole: bool,
+    /// Again and again, until Ctrl-C.
+    pub follow: bool,
+}
+
+impl Look {
+    /// Shows what is found as a table for people and as an event for each tenant.
+    pub fn run(
+        &self,
+        host: &Host,
+        context: &Context,
+        table: impl Fn(&[TenantStatus]) -> String,
+        fields: impl Fn(&TenantStatus) -> Value,
+    ) -> Result<u8> {
+        context::block_on(async {
+            let client = context::connect(host).await?;
+            let mut lines_before = 0;
+            loop {
+                let found = client.status(self.tenant.as_ref(), self.whole).await?;
+                let text = table(&found);
+                if context.out.shows_in_place() && self.follow {
+                    context.out.in_place(&text, &mut lines_before);
+                } else {
+                    context.out.line(&text);
+                }
+                for tenant in &found {
+                    context.out.event(&fields(tenant));
+                }
+                if !self.follow {
+                    context.out.done(json!({"tenants": found.len()}));
+                    return Ok(0);
+                }
+                tokio::time::sleep(AGAIN).await;
             }
-            for tenant in &found {
-                context.out.event(&fields(tenant));
-            }
-            if !arguments.follow {
-                context.out.done(json!({"tenants": found.len()}));
-                return Ok(0);
-            }
-            tokio::time::sleep(AGAIN).await;
-        }
-    })
+        })
+    }
 }
 
 fn table(found: &[TenantStatus]) -> String {
