@@ -20,6 +20,7 @@ use crate::transport::{Admit, Connection, Identity, Listener, PublicKey};
 mod access;
 pub mod client;
 mod copies;
+mod grants;
 mod home;
 mod http;
 mod invitation;
@@ -32,6 +33,8 @@ mod tasks;
 mod tenants;
 mod users;
 
+#[cfg(test)]
+mod grants_tests;
 #[cfg(test)]
 mod sync_tests;
 #[cfg(test)]
@@ -138,7 +141,8 @@ impl Admit for Admission {
 
 impl Daemon {
     fn principal(&self, key: PublicKey) -> Result<Principal> {
-        Ok(Principal { key, standing: self.state.standing(&key, now_unix())? })
+        let now = now_unix();
+        Ok(Principal { key, standing: self.state.standing(&key, now)?, grants: self.state.grants_of(&key, now)? })
     }
 
     /// The lock that whoever writes to this folder holds.

@@ -4,6 +4,7 @@
 //! with an error that says what was wrong with it; no length it claims is believed beyond its limit.
 
 pub mod frame;
+pub mod grants;
 pub mod host;
 pub mod link;
 pub mod running;

@@ -1,7 +1,7 @@
 //! Who may do what. Every request goes through here.
 
 use super::state::Standing;
-use crate::model::host::{Role, TenantGlob};
+use crate::model::host::{Grant, Role, TenantGlob};
 use crate::model::{Error, Kind, Result, TenantName};
 use crate::transport::PublicKey;
 
@@ -10,6 +10,8 @@ use crate::transport::PublicKey;
 pub struct Principal {
     pub key: PublicKey,
     pub standing: Standing,
+    /// What it was granted beside that, as another host.
+    pub grants: Vec<Grant>,
 }
 
 impl Principal {
@@ -19,6 +21,7 @@ impl Principal {
             Standing::Enrolled { label, .. } => label.clone(),
             Standing::Invited => "an invitation".to_owned(),
             Standing::Ticketed => format!("host {}", self.key.short()),
+            Standing::Granted(host) => format!("host {host}"),
             Standing::Unknown => format!("key {}", self.key.short()),
         }
     }
@@ -32,6 +35,14 @@ impl Principal {
 
     /// Needs `role` on `tenant`.
     pub fn may(&self, role: Role, tenant: &TenantName) -> Result<()> {
+        if self.grants.iter().any(|grant| grant.terms.tenant == *tenant && grant.terms.role >= role) {
+            return Ok(());
+        }
+        self.may_by_himself(role, tenant)
+    }
+
+    /// Needs `role` on `tenant` by his own key's standing: what was granted cannot be given on.
+    pub fn may_by_himself(&self, role: Role, tenant: &TenantName) -> Result<()> {
         match &self.standing {
             Standing::Enrolled { role: Role::Admin, .. } => Ok(()),
             Standing::Enrolled { role: own, tenants, .. } if *own >= role && matches(tenants, tenant) => Ok(()),
@@ -42,6 +53,9 @@ impl Principal {
                     "the tenant `{tenant}` needs the role {role} for it, and this key may act on {may}"
                 )))
             }
+            Standing::Granted(_) => Err(self.refused(&format!(
+                "the tenant `{tenant}` needs the role {role} for it, and no grant that is good now gives that"
+            ))),
             _ => Err(self.refused(&format!("this needs the role {role} for the tenant `{tenant}`"))),
         }
     }
@@ -51,10 +65,10 @@ impl Principal {
         self.may(Role::Viewer, tenant).is_ok()
     }
 
-    /// Anybody who is enrolled, whatever his role.
+    /// Anybody who has a right here, whatever it is.
     pub fn is_enrolled(&self) -> Result<()> {
         match &self.standing {
-            Standing::Enrolled { .. } => Ok(()),
+            Standing::Enrolled { .. } | Standing::Granted(_) => Ok(()),
             _ => Err(self.refused("this needs an enrolled key")),
         }
     }
@@ -64,8 +78,11 @@ impl Principal {
             Standing::Enrolled { label, role, .. } => format!("{label} ({role})"),
             _ => self.label(),
         };
-        Error::new(Kind::Refused, format!("{who} may not do this: {why}"))
-            .hint("an admin of this host can invite you with another role (`mcloud invite --role … --tenant …`)")
+        let hint = match &self.standing {
+            Standing::Granted(_) => "`mcloud access list` on this host shows what was granted, by whom and until when",
+            _ => "an admin of this host can invite you with another role (`mcloud invite --role … --tenant …`)",
+        };
+        Error::new(Kind::Refused, format!("{who} may not do this: {why}")).hint(hint)
     }
 }
 
@@ -79,7 +96,8 @@ mod tests {
 
     fn who(role: Role, globs: &[&str]) -> Principal {
         let tenants = globs.iter().map(|glob| TenantGlob::new(glob).unwrap()).collect();
-        Principal { key: PublicKey([1; 32]), standing: Standing::Enrolled { label: "ann".into(), role, tenants } }
+        let standing = Standing::Enrolled { label: "ann".into(), role, tenants };
+        Principal { key: PublicKey([1; 32]), standing, grants: Vec::new() }
     }
 
     #[test]
@@ -98,7 +116,7 @@ mod tests {
         assert_eq!(error.kind, Kind::Refused);
         assert!(error.message.contains("ann (viewer)") && error.message.contains("deployer"), "{error}");
         for standing in [Standing::Invited, Standing::Ticketed, Standing::Unknown] {
-            let nobody = Principal { key: PublicKey([1; 32]), standing };
+            let nobody = Principal { key: PublicKey([1; 32]), standing, grants: Vec::new() };
             assert!(nobody.may(Role::Viewer, &shop).is_err() && nobody.is_enrolled().is_err());
         }
     }

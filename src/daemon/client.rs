@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::invitation::Invitation;
 use super::requests::enrolment;
-use crate::model::host::{Access, AuditEntry, InviteTerms, NewTenant, Role, Tenant, Who};
+use crate::model::host::{AuditEntry, InviteTerms, NewTenant, Role, Tenant, Who};
 use crate::model::reference::Address;
 use crate::model::sync::{Report, SyncOptions};
 use crate::model::{Error, Kind, Reference, Result, TenantName};
@@ -21,10 +21,12 @@ use crate::transport::{Connection, Identity, PublicKey, Stream, dial};
 use crate::wire::proto::{self, request, response};
 use crate::wire::{host as wire, nonsense, sync as wire_sync};
 
+mod grants;
 mod hosts;
 mod running;
 mod sync;
 
+pub use grants::Rights;
 pub use running::{Heard, Talk};
 pub use sync::{Between, sync_between};
 
@@ -150,22 +152,6 @@ impl Client {
         Ok(Invitation { host_key, seed, addresses }.to_text())
     }
 
-    pub async fn access_list(&self) -> Result<Vec<Access>> {
-        match self.ask(request::What::AccessList(proto::AccessList {})).await? {
-            response::What::Access(access) => access.entries.into_iter().map(access_in).collect(),
-            _ => Err(unexpected()),
-        }
-    }
-
-    /// `key` may be cut to where it is unique, or be a label. Returns what was revoked.
-    pub async fn access_revoke(&self, key: &str) -> Result<Access> {
-        let revoke = proto::AccessRevoke { key: key.to_owned() };
-        match self.ask(request::What::AccessRevoke(revoke)).await? {
-            response::What::Access(access) => only(access.entries).and_then(access_in),
-            _ => Err(unexpected()),
-        }
-    }
-
     /// What was done here, oldest first.
     pub async fn audit(&self, tenant: Option<&TenantName>, since_unix: u64) -> Result<Vec<AuditEntry>> {
         let audit = proto::Audit { tenant: tenant.map(ToString::to_string).unwrap_or_default(), since_unix };
@@ -289,16 +275,5 @@ fn who_in(me: proto::Me) -> Result<Who> {
         tenants: wire::globs_in(&me.tenants)?,
         host_key: to_hex(&me.host_key),
         version: me.version,
-    })
-}
-
-fn access_in(access: proto::AccessEntry) -> Result<Access> {
-    Ok(Access {
-        key: to_hex(&access.key),
-        label: access.label,
-        role: wire::role_in(&access.role)?,
-        tenants: wire::globs_in(&access.tenants)?,
-        created_unix: access.created_unix,
-        last_seen_unix: access.last_seen_unix,
     })
 }

@@ -11,8 +11,8 @@ use tokio::sync::oneshot;
 
 use super::access::Principal;
 use super::state::{Standing, TenantRow};
-use super::{Daemon, lives, looks, now_unix, syncs, tenants};
-use crate::model::host::{Access, InviteTerms, Role, TenantGlob};
+use super::{Daemon, grants, lives, looks, now_unix, syncs, tenants};
+use crate::model::host::{InviteTerms, Role, TenantGlob};
 use crate::model::{Error, Kind, Result, TenantName};
 use crate::transport::identity::{Identity, random};
 use crate::transport::{Connection, PublicKey, Stream, local_addresses};
@@ -193,13 +193,14 @@ fn answer(daemon: &Daemon, asked: &Asked, what: request::What) -> Result<respons
         }
         request::What::AccessList(_) => {
             who.may_administrate()?;
-            let entries = daemon.state.keys()?.iter().map(access_out).collect::<Result<_>>()?;
-            Ok(response::What::Access(proto::AccessEntries { entries }))
+            grants::list(daemon)
         }
         request::What::AccessRevoke(revoke) => noted("revoke", "", &revoke.key.clone(), &mut || {
             who.may_administrate()?;
-            revoke_key(daemon, &revoke.key)
+            grants::revoke(daemon, &revoke.key)
         }),
+        request::What::GrantHost(grant) => grants::give(daemon, who, &grant, addresses(daemon, asked.local_ip)),
+        request::What::GrantRevoke(revoke) => grants::take_back(daemon, who, revoke.number),
         request::What::Audit(audit) => {
             let tenant = if audit.tenant.is_empty() { None } else { Some(TenantName::new(&audit.tenant)?) };
             match &tenant {
@@ -426,64 +427,6 @@ fn enrol_key(daemon: &Daemon, who: &Principal, enrol: &proto::Enrol) -> Result<r
     }
     daemon.state.accept(&who.key, &key, &label_of(&enrol.label), now_unix())?;
     me(daemon, &daemon.principal(key)?)
-}
-
-fn access_out(access: &Access) -> Result<proto::AccessEntry> {
-    let key: PublicKey = access.key.parse()?;
-    Ok(proto::AccessEntry {
-        key: Bytes::copy_from_slice(&key.0),
-        label: access.label.clone(),
-        role: access.role.word().to_owned(),
-        tenants: wire::globs_out(&access.tenants),
-        created_unix: access.created_unix,
-        last_seen_unix: access.last_seen_unix,
-    })
-}
-
-/// The key that `wanted` means: its beginning, or its label.
-fn revoke_key(daemon: &Daemon, wanted: &str) -> Result<response::What> {
-    let keys = daemon.state.keys()?;
-    let meant: Vec<&Access> = keys
-        .iter()
-        .filter(|access| access.label == wanted || (wanted.len() >= 4 && access.key.starts_with(wanted)))
-        .collect();
-    let shown = wanted.escape_debug();
-    let access = match choice(&meant) {
-        Choice::One(access) => access,
-        Choice::None => {
-            return Err(Error::new(Kind::NotFound, format!("no key begins with `{shown}` or is called so"))
-                .hint("`mcloud access list` shows them; four digits of a key are the least"));
-        }
-        Choice::Many(keys) => {
-            return Err(
-                Error::usage(format!("`{shown}` means {} keys", meant.len())).hint(format!("it is one of {keys}"))
-            );
-        }
-    };
-    let key: PublicKey = access.key.parse()?;
-    if key == daemon.local_key {
-        return Err(Error::new(Kind::Refused, "this is the key of the host's own home")
-            .hint("whoever can read the home is the host's admin; nothing here can change that"));
-    }
-    daemon.state.revoke(&key, now_unix())?;
-    for connection in daemon.connections().values().filter(|connection| connection.peer() == key) {
-        connection.close_revoked();
-    }
-    Ok(response::What::Access(proto::AccessEntries { entries: vec![access_out(access)?] }))
-}
-
-enum Choice<'a> {
-    None,
-    One(&'a Access),
-    Many(String),
-}
-
-fn choice<'a>(meant: &[&'a Access]) -> Choice<'a> {
-    match meant {
-        [] => Choice::None,
-        [one] => Choice::One(one),
-        many => Choice::Many(many.iter().map(|access| access.key[..16].to_owned()).collect::<Vec<_>>().join(", ")),
-    }
 }
 
 fn remove_tenant(daemon: &Daemon, who: &Principal, name: &TenantName, scrub_data: bool) -> Result<response::What> {

@@ -13,6 +13,7 @@ use crate::model::host::{Access, AuditEntry, DataVolume, InviteTerms, Role, Tena
 use crate::model::{Error, Kind, Result, ServiceName, TenantName, VolumePath};
 use crate::transport::PublicKey;
 
+mod grants;
 mod lives;
 mod schema;
 
@@ -34,6 +35,8 @@ pub enum Standing {
     Invited,
     /// Another host that may come for what it has a ticket for.
     Ticketed,
+    /// Another host that was granted something, under the name by which it is known.
+    Granted(String),
     Unknown,
 }
 
@@ -146,6 +149,9 @@ impl State {
         if is("SELECT 1 FROM invites WHERE key = ? AND expires > ? AND used IS NULL")? {
             return Ok(Standing::Invited);
         }
+        if let Some(grant) = grants::of_host(&db, key, now)?.pop() {
+            return Ok(Standing::Granted(grant.terms.host));
+        }
         let ticketed = is("SELECT 1 FROM tickets WHERE host_key = ? AND expires > ?")?;
         Ok(if ticketed { Standing::Ticketed } else { Standing::Unknown })
     }
@@ -156,8 +162,12 @@ impl State {
     }
 
     pub fn seen(&self, key: &PublicKey, now: u64) -> Result<()> {
-        let sql = "UPDATE keys SET last_seen = ? WHERE key = ?";
-        self.writer().execute(sql, params![now, key.0]).map(drop).map_err(broken)
+        let db = self.writer();
+        let seen = |sql: &str| db.execute(sql, params![now, key.0]);
+        seen("UPDATE keys SET last_seen = ? WHERE key = ?")
+            .and_then(|_| seen("UPDATE grants SET last_seen = ? WHERE host_key = ?"))
+            .map(drop)
+            .map_err(broken)
     }
 
     /// The keys that are let in, in the order in which they came.
@@ -168,9 +178,16 @@ impl State {
         query.query_map([], access_of).and_then(Iterator::collect).map_err(broken)
     }
 
+    /// Takes away a key's rights: its own, those it was granted, and those it granted to others.
     pub fn revoke(&self, key: &PublicKey, now: u64) -> Result<()> {
-        let sql = "UPDATE keys SET revoked = ? WHERE key = ?";
-        self.writer().execute(sql, params![now, key.0]).map(drop).map_err(broken)
+        let mut db = self.writer();
+        let mut revoke = || -> rusqlite::Result<()> {
+            let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            tx.execute("UPDATE keys SET revoked = ? WHERE key = ?", params![now, key.0])?;
+            tx.execute("DELETE FROM grants WHERE by_key = ?1 OR host_key = ?1", [key.0])?;
+            tx.commit()
+        };
+        revoke().map_err(broken)
     }
 
     // ---- invitations -----------------------------------------------------------------------------------------------
@@ -308,7 +325,15 @@ impl State {
     }
 
     pub fn remove_tenant(&self, name: &TenantName) -> Result<()> {
-        self.writer().execute("DELETE FROM tenants WHERE name = ?", [name.as_str()]).map(drop).map_err(broken)
+        let mut db = self.writer();
+        let mut remove = || -> rusqlite::Result<()> {
+            let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            tx.execute("DELETE FROM tenants WHERE name = ?", [name.as_str()])?;
+            // What was granted on it must not be good for another one of this name.
+            tx.execute("DELETE FROM grants WHERE tenant = ?", [name.as_str()])?;
+            tx.commit()
+        };
+        remove().map_err(broken)
     }
 
     // ---- audit -----------------------------------------------------------------------------------------------------

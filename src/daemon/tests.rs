@@ -104,8 +104,8 @@ async fn a_revoked_key_loses_its_open_connection_and_gets_no_new_one() {
     let admin = host.admin().await;
     let ann = host.enrol("ann", Role::Admin, &[]).await;
     let key = ann.whoami().key.clone();
-    assert!(ann.access_list().await.unwrap().iter().any(|access| access.key == key));
-    assert_eq!(admin.access_revoke(&key[..8]).await.unwrap().key, key);
+    assert!(ann.access_list().await.unwrap().keys.iter().any(|access| access.key == key));
+    assert_eq!(admin.access_revoke(&key[..8]).await.unwrap().keys[0].key, key);
     let error = ann.tenant_list().await.unwrap_err();
     assert_eq!(error.kind, Kind::Unreachable);
     assert!(error.message.contains("revoked"), "{}", error.chain());

@@ -141,6 +141,44 @@ pub struct Access {
     pub last_seen_unix: Option<u64>,
 }
 
+/// A right that somebody who has it gave to another host: to act on one tenant, for one purpose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    pub number: u64,
+    pub terms: GrantTerms,
+    /// Who gave it: public key, hexadecimal, and label.
+    pub by_key: String,
+    pub by: String,
+    pub created_unix: u64,
+    pub last_seen_unix: Option<u64>,
+}
+
+/// What a grant is good for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GrantTerms {
+    /// The other host's public key, hexadecimal.
+    pub host_key: String,
+    /// How people know that host.
+    pub host: String,
+    /// Viewer or deployer.
+    pub role: Role,
+    pub tenant: TenantName,
+    /// In words: `schedule nightly on live.example`.
+    pub purpose: String,
+    /// `None` is until it is taken back.
+    pub expires_unix: Option<u64>,
+}
+
+/// A grant as the one who gave it needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Granted {
+    pub number: u64,
+    /// The public key of the host that gave it, hexadecimal.
+    pub host_key: String,
+    /// Where that host's daemon may be found, `ADDR:PORT`, best first.
+    pub addresses: Vec<String>,
+}
+
 /// Something somebody did at a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditEntry {

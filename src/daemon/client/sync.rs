@@ -172,15 +172,9 @@ async fn one_between(
         let response::What::Ticket(ticket) = source.ask(request::What::TicketWanted(wanted)).await? else {
             return Err(unexpected());
         };
-        // Where we reach the source is most likely where the target does, unless that is this very machine.
-        let reached = source.connection.remote_address();
-        let mut addresses = ticket.addresses;
-        addresses.retain(|address| *address != reached.to_string());
-        let place = if reached.ip().is_loopback() { addresses.len() } else { 0 };
-        addresses.insert(place, reached.to_string());
         sync_start::Source::Remote(proto::RemoteSource {
             volume: Some(from_out),
-            addresses,
+            addresses: source.reachable(ticket.addresses),
             host_key: Bytes::copy_from_slice(&source.connection.peer().0),
             ticket: ticket.secret,
         })

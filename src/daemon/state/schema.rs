@@ -7,7 +7,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::model::{Error, Kind, Result};
 
 /// One step each; the database's `user_version` counts those that were taken.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: &[&str] = &[
     "
     CREATE TABLE keys (
         key BLOB PRIMARY KEY NOT NULL,
@@ -74,6 +74,21 @@ const MIGRATIONS: [&str; 2] = [
         name TEXT PRIMARY KEY NOT NULL,
         value TEXT NOT NULL
     ) STRICT;
+",
+    "
+    CREATE TABLE grants (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        host_key BLOB NOT NULL,
+        host TEXT NOT NULL,
+        role TEXT NOT NULL,
+        tenant TEXT NOT NULL,
+        purpose TEXT NOT NULL,
+        by_key BLOB NOT NULL,
+        created INTEGER NOT NULL,
+        expires INTEGER,
+        last_seen INTEGER
+    ) STRICT;
+    CREATE INDEX grants_by_host ON grants (host_key);
 ",
 ];
 
