@@ -15,7 +15,9 @@ mod receive;
 mod redo;
 mod source;
 mod stage;
+mod talk;
 mod target;
+mod want;
 
 pub use source::serve;
 pub use target::{recover, run};

@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::compare::{How, NONE, Source, Want};
 use super::plan::child_at;
 use super::receive::{Site, is_implied, stage_path, staging};
 use super::redo::{self, Op};
 use super::source::index_error;
 use super::stage::Stage;
+use super::want::{How, NONE, Source, Want, children};
 use super::{place, receive};
 use crate::model::sync::LeftOut;
 use crate::model::{Error, Result};
@@ -22,9 +22,8 @@ pub fn dress_new(site: &Site<'_>, want: &Want) -> Result<Vec<LeftOut>> {
     let mut left_out = Vec::new();
     // A directory's entry stands in its parent's record; parents are visited once for all their children.
     for parent in 0..want.view.dirs.len() as u32 {
-        let new: Vec<u32> = super::compare::children(&want.view, parent)
-            .filter(|&child| want.dirs[child as usize].how == How::New)
-            .collect();
+        let new: Vec<u32> =
+            children(&want.view, parent).filter(|&child| want.dirs[child as usize].how == How::New).collect();
         if new.is_empty() {
             continue;
         }
@@ -220,7 +219,7 @@ impl Scribe<'_> {
             let path = self.site.own.path_of(dir, &item.entry.name);
             self.push(&Op::Unlink { path, ino: item.print.ino })?;
         }
-        let below: Vec<u32> = super::compare::children(self.site.own, dir).collect();
+        let below: Vec<u32> = children(self.site.own, dir).collect();
         below.into_iter().try_for_each(|child| self.remove_dir(child))
     }
 

@@ -3,14 +3,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use tokio::sync::mpsc;
 
 use super::source::index_error;
+use super::talk::{Talk, nonsense};
+use super::want::{How, NONE, Want, WantDir, children, fresh_state};
 use crate::model::name::Short;
 use crate::model::sync::LeftOut;
-use crate::model::{Error, Kind, Name, Result};
+use crate::model::{Name, Result};
 use crate::tree::entry::{Entry, EntryKind};
 use crate::tree::filter::{Filter, Stand};
 use crate::tree::link::{Ask, ListingNode, Tell};
@@ -19,130 +18,6 @@ use crate::tree::view::{DirNode, Item, Print, State, View, join};
 
 /// Parts of about a mebibyte in which one directory is told, at most: some ten million names.
 const LISTING_PARTS: u32 = 1024;
-
-/// No directory.
-pub const NONE: u32 = u32::MAX;
-
-/// The target as it is to become.
-pub struct Want {
-    pub view: View,
-    /// Beside each directory of `view`.
-    pub dirs: Vec<WantDir>,
-    /// Directories of which some entry needs work, ascending.
-    pub pending: Vec<u32>,
-    /// Where items in state `Moved` or `Local` come from; an item's slot is its place in here.
-    pub origins: Vec<Origin>,
-    /// Own entries that go, as directory and position; whole directories by their entry in the parent.
-    pub removed: Vec<(u32, u32)>,
-    /// Those of `removed`, none of them directories, at whose path something else comes that is no directory either: it
-    /// takes their place in one step.
-    pub replaced: HashSet<(u32, u32)>,
-    /// Own files that are moved on their own, as directory and position.
-    pub moves: Vec<(u32, u32)>,
-    /// Directories that are moved whole: wanted and own directory.
-    pub moved_dirs: Vec<(u32, u32)>,
-    /// Directories that stand in the target with the very content wanted elsewhere: wanted and own directory.
-    pub mirrors: Vec<(u32, u32)>,
-    /// Something of the target's own stays although the source lacks it.
-    pub keeps_extra: bool,
-    /// What does not come because something that is to be kept stands in its place.
-    pub left_out: Vec<LeftOut>,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub struct WantDir {
-    /// The source's number, or `NONE`.
-    pub src: u32,
-    /// The own directory at the same path, or `NONE`.
-    pub own: u32,
-    pub how: How,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum How {
-    /// As it is, with all below.
-    Same,
-    /// There, with other entries or metadata.
-    Compare,
-    /// To be made.
-    New,
-    /// Comes as it is from another place in the own tree, with all below.
-    Moved,
-}
-
-/// Where an item in state `Moved` or `Local` comes from.
-#[derive(Clone, Copy, Debug)]
-pub struct Origin {
-    pub from: Source,
-    /// Its number in the source's listing, should it have to be fetched after all; `NONE` if it has none.
-    pub src_entry: u32,
-}
-
-/// Where in the target's reach a file is that is wanted elsewhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    Own { dir: u32, at: u32 },
-    Salvage { dir: u32, at: u32 },
-}
-
-impl Want {
-    /// The own files that move on their own, as directory and position.
-    pub fn moved_files(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
-        self.moves.iter().copied()
-    }
-}
-
-/// A sender and receiver of the link with what the target remembers of it.
-pub struct Talk<'a> {
-    pub ask: &'a mpsc::UnboundedSender<Ask>,
-    pub tell: &'a mut mpsc::Receiver<Tell>,
-    /// Hears of everything that is not an answer.
-    pub aside: &'a mut dyn FnMut(Aside),
-    /// Nothing is waited for any more once this is set.
-    pub cancel: &'a AtomicBool,
-}
-
-/// What a source says on the side.
-pub enum Aside {
-    Scanning { files: u64, bytes_read: u64 },
-    LeftOut(LeftOut),
-    Note(String),
-}
-
-impl Talk<'_> {
-    pub fn ask(&self, ask: Ask) -> Result<()> {
-        self.ask.send(ask).map_err(|_| gone())
-    }
-
-    /// The next answer.
-    pub fn next(&mut self) -> Result<Tell> {
-        loop {
-            let told = self.tell.blocking_recv().ok_or_else(gone)?;
-            if self.cancel.load(Ordering::Relaxed) {
-                return Err(super::cancelled());
-            }
-            match told {
-                Tell::Scanning { files, bytes_read } => (self.aside)(Aside::Scanning { files, bytes_read }),
-                Tell::LeftOut(left_out) => (self.aside)(Aside::LeftOut(left_out)),
-                Tell::Note(note) => (self.aside)(Aside::Note(note)),
-                Tell::Failed(error) => return Err(error),
-                answer => return Ok(answer),
-            }
-        }
-    }
-}
-
-/// The source went away without a word.
-pub fn gone() -> Error {
-    Error::new(Kind::Unreachable, "the source went away in the middle of the sync")
-        .hint("run it again: what has been received is kept, only the rest is sent")
-}
-
-/// The source said something that makes no sense.
-pub fn nonsense(what: &str) -> Error {
-    Error::new(Kind::Corrupt, format!("the source sent {what}"))
-        .hint("run the sync again; if it happens again, update both ends")
-}
 
 /// A directory of which the listing is awaited.
 struct Awaited {
@@ -537,29 +412,6 @@ fn beside_like(item: &mut Item, own: &Item, number: u32) {
     } else {
         item.slot = u64::from(number);
     }
-}
-
-/// What becomes of an entry that is not there.
-pub fn fresh_state(kind: &EntryKind) -> State {
-    match kind {
-        EntryKind::File { .. } => State::Fetch,
-        EntryKind::Dir { .. } => State::NewDir,
-        EntryKind::Link { .. } => State::Hardlink,
-        _ => State::Make,
-    }
-}
-
-impl State {
-    /// Whether something has to be done for an entry in this state, beyond its directory's own work.
-    pub fn is_work(self) -> bool {
-        !matches!(self, State::Keep | State::Dropped | State::Descend)
-    }
-}
-
-/// The directories in a directory of a view.
-pub fn children(view: &View, dir: u32) -> impl Iterator<Item = u32> + '_ {
-    let first = view.dirs[dir as usize].first_child;
-    (first.max(1)..view.dirs.len() as u32).take_while(move |&child| view.dirs[child as usize].parent == dir)
 }
 
 /// The name of a directory with nothing in it.

@@ -13,10 +13,10 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
 
-use super::compare::nonsense;
 use super::place;
 use super::receive::{OpenDir, Placed, Shared, lock, staging};
 use super::source::{block_sum, blocks_of, index_error};
+use super::talk::nonsense;
 use crate::model::name::Short;
 use crate::model::{Name, Result};
 use crate::sys::copy::{copy_data, copy_range, reflink, write_sparse};

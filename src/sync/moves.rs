@@ -3,8 +3,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::compare::{How, NONE, Origin, Source, Want, children, fresh_state};
 use super::source::index_error;
+use super::want::{How, NONE, Origin, Source, Want, children, fresh_state};
 use crate::model::{Name, Result};
 use crate::tree::entry::EntryKind;
 use crate::tree::view::{Item, State, View};

@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 
-use super::compare::{How, NONE, Source, Want};
 use super::moves::subtree;
 use super::source::index_error;
+use super::want::{How, NONE, Source, Want};
 use crate::model::Result;
 use crate::model::sync::{Class, Plan};
 use crate::tree::view::{Item, State, View, join};

@@ -18,9 +18,10 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use take::Taker;
 
-use super::compare::{How, Source, Talk, Want};
 use super::delta::{Delta, Leftovers};
 use super::stage::Stage;
+use super::talk::Talk;
+use super::want::{How, Source, Want};
 use super::{Cancel, Observer};
 use crate::model::sync::LeftOut;
 use crate::model::{Error, Kind, Result};

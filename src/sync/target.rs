@@ -8,12 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::commit;
-use super::compare::{Aside, How, Talk, Want, compare, nonsense};
+use super::compare::compare;
 use super::halt::{Weights, halts};
 use super::plan::{Tally, plan};
 use super::receive::{Site, Staged};
 use super::source::{full_scan, index_error, save};
 use super::stage::Stage;
+use super::talk::{Aside, Talk, nonsense};
+use super::want::{How, Want};
 use super::{Cancel, LiveDir, Observer, cancelled, moves, redo};
 use crate::model::sync::{Event, LeftOut, Plan, Report, SyncOptions};
 use crate::model::{Error, Kind, Result};

@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering;
 
 use super::{OpenDir, Placed, Shared, lock, staging};
 use crate::model::Result;
-use crate::sync::compare::Source;
 use crate::sync::delta::Delta;
 use crate::sync::place;
 use crate::sync::source::index_error;
+use crate::sync::want::Source;
 use crate::tree::link::{Ask, FileItem, SentRange};
 use crate::tree::records::{ListWriter, Ptr};
 use crate::tree::view::{Item, State, join};
