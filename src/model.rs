@@ -1,6 +1,7 @@
 //! What the words mean: names, references, options, reports, errors. Values are validated once, here, and carry that
 //! proof in their type. No input or output of any kind.
 
+pub mod between;
 pub mod error;
 pub mod host;
 pub mod keep;

@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::daemon::client::{Between, sync_between};
+use crate::daemon::client::sync_between;
+use crate::model::between::Between;
 use crate::model::sync::{Report, SyncOptions};
 use crate::model::{Error, Host, Kind, Place, Reference, Result};
 use crate::sync::Cancel;

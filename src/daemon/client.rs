@@ -28,7 +28,7 @@ mod sync;
 
 pub use grants::Rights;
 pub use running::{Heard, Talk};
-pub use sync::{Between, sync_between};
+pub use sync::sync_between;
 
 /// A request that is not a sync is answered by then.
 const ANSWER: Duration = Duration::from_secs(120);

@@ -5,9 +5,10 @@ use std::fs;
 use std::path::Path;
 use std::sync::Condvar;
 
-use super::client::{Between, Client, sync_between};
+use super::client::{Client, sync_between};
 use super::tests::{Host, new_tenant};
 use super::*;
+use crate::model::between::Between;
 use crate::model::host::VolumeRef;
 use crate::model::sync::{Event, Plan, Report, SyncOptions};
 use crate::model::{Kind, Reference, TenantName};
