@@ -20,10 +20,13 @@ use crate::transport::{Admit, Connection, Identity, Listener, PublicKey};
 mod access;
 pub mod client;
 mod copies;
+mod door;
+mod frozen;
 mod grants;
 mod home;
 mod http;
 mod invitation;
+mod leases;
 mod lives;
 mod looks;
 mod requests;
@@ -57,6 +60,8 @@ pub struct ServerConfig {
     pub admin: SocketAddr,
     /// Where Docker listens: `unix:///var/run/docker.sock`.
     pub docker: String,
+    /// A freeze that lasts longer is broken off.
+    pub freeze_limit: Duration,
 }
 
 /// How long running syncs may take to come to a safe place when the daemon stops.
@@ -86,6 +91,10 @@ struct Daemon {
     /// One for each tenant that was ever acted on: who holds it brings its services to another state.
     life_locks: Mutex<HashMap<TenantName, Arc<tokio::sync::Mutex<()>>>>,
     tasks: Tasks,
+    leases: leases::Leases,
+    /// How long a request may be held, and a freeze may last.
+    hold: Duration,
+    freeze_limit: Duration,
 }
 
 /// Who holds the lock writes; `holder` is the connection of the client that wants it so.
@@ -283,7 +292,11 @@ async fn start(home: Home, config: &ServerConfig) -> Result<Started> {
         runtime: Arc::new(Docker::at(&config.docker)?),
         life_locks: Mutex::default(),
         tasks: Tasks::default(),
+        leases: leases::Leases::default(),
+        hold: Duration::from_secs(30),
+        freeze_limit: config.freeze_limit,
     });
+    frozen::clear(&daemon);
     let watched = daemon.clone();
     let tasks = vec![
         tokio::spawn(accept(daemon.clone(), listener.clone())),

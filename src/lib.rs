@@ -17,6 +17,8 @@ pub mod tenant;
 
 pub mod transport;
 
+pub mod release;
+
 pub mod daemon;
 
 pub mod cli;

@@ -9,7 +9,6 @@ mod delta;
 mod halt;
 mod moves;
 pub mod pace;
-mod pages;
 mod place;
 mod plan;
 mod receive;

@@ -4,6 +4,7 @@ pub mod big;
 pub mod chunk;
 pub mod entry;
 pub mod filter;
+pub mod index;
 pub mod link;
 pub mod look;
 pub mod node;

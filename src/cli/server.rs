@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -39,6 +40,9 @@ pub struct Server {
     /// Docker's socket; without Docker, syncs work and tenants do not run
     #[arg(long, value_name = "URL", env = "MCLOUD_DOCKER", default_value = SOCKET)]
     docker: String,
+    /// A tenant is frozen for a copy so long at the most
+    #[arg(long, value_name = "SECS", env = "MCLOUD_FREEZE_LIMIT", default_value = "60", value_parser = clap::value_parser!(u32).range(1..))]
+    freeze_limit: u32,
 }
 
 fn listener(text: &str) -> Result<SocketAddr, String> {
@@ -47,7 +51,7 @@ fn listener(text: &str) -> Result<SocketAddr, String> {
 }
 
 pub fn run(arguments: Server, context: &Context) -> Result<u8> {
-    let Server { home, listen, http, https, admin, docker } = arguments;
+    let Server { home, listen, http, https, admin, docker, freeze_limit } = arguments;
     let home = match home {
         Some(home) => home,
         None => context::daemon_home()?,
@@ -55,6 +59,7 @@ pub fn run(arguments: Server, context: &Context) -> Result<u8> {
     let home = std::path::absolute(&home)
         .map_err(|cause| Error::io(format!("{} is not a folder's name", home.display()), cause))?;
     context.out.detail(format!("home {}", home.display()));
-    context::block_on(daemon::serve(ServerConfig { home, listen, http, https, admin, docker }))?;
+    let freeze_limit = Duration::from_secs(freeze_limit.into());
+    context::block_on(daemon::serve(ServerConfig { home, listen, http, https, admin, docker, freeze_limit }))?;
     Ok(0)
 }

@@ -21,6 +21,7 @@ use crate::transport::{Connection, Identity, PublicKey, Stream, dial};
 use crate::wire::proto::{self, request, response};
 use crate::wire::{host as wire, nonsense, sync as wire_sync};
 
+mod freeze;
 mod grants;
 mod hosts;
 mod running;

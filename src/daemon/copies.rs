@@ -42,7 +42,9 @@ pub struct Copy {
 pub enum From {
     /// A volume of this host, as it lives.
     Volume(VolumeRef),
-    /// A tree of this machine that the caller vouches for: a folder, a frozen view.
+    /// A frozen view of a volume of this host.
+    View(LiveDir, VolumeRef),
+    /// A folder of this machine that the caller vouches for.
     Tree(LiveDir),
     /// Whatever serves the other end of a link: a client, another host, a store. The link is made once the target is ours.
     Link(BoxFuture<'static, Result<Linked>>),
@@ -165,12 +167,16 @@ impl Copy {
         // It may have been removed meanwhile.
         let dir = if dir.root.is_dir() { dir } else { live(daemon, who, &to).await? };
         let from = match from {
+            From::Volume(volume) | From::View(_, volume) if volume == to => {
+                return Err(Error::new(Kind::Refused, format!("{to} is both source and target")));
+            }
             From::Volume(volume) => {
                 who.may(Role::Viewer, &volume.tenant)?;
-                if volume == to {
-                    return Err(Error::new(Kind::Refused, format!("{to} is both source and target")));
-                }
                 From::Tree(live(daemon, who, &volume).await?)
+            }
+            From::View(view, volume) => {
+                who.may(Role::Viewer, &volume.tenant)?;
+                From::Tree(view)
             }
             from => from,
         };
@@ -188,7 +194,7 @@ impl Copy {
                 let local = move || sync::local(&tree, &dir, &options, observer, cancel);
                 (tokio::task::spawn_blocking(local), Cut::default(), None)
             }
-            From::Volume(_) => return Err(Error::failed("a volume without its folder")),
+            From::Volume(_) | From::View(..) => return Err(Error::failed("a volume without its folder")),
         };
         let mut done = until(engine, || stop.is_asked(), &cut).await;
         if let Err(error) = &done

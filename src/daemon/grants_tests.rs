@@ -29,7 +29,7 @@ async fn reads(other: &Host, host: &Host, name: &str) -> Result<()> {
     let key = daemon.identity.public();
     let connection = dial(&[daemon.listen], "the source's host", &other.started.daemon.identity, key).await?;
     let volume = wire::volume_out(&VolumeRef { tenant: tenant(name), data: None });
-    let open = proto::SourceOpen { volume: Some(volume), ticket: bytes::Bytes::new() };
+    let open = proto::SourceOpen { volume: Some(volume), ticket: bytes::Bytes::new(), ..Default::default() };
     open_source(&connection, open).await.map(drop)
 }
 

@@ -105,6 +105,11 @@ impl Home {
         self.indexes(&volume.tenant).join(name)
     }
 
+    /// Where the views of frozen volumes are, on the file system of the volumes.
+    pub fn frozen(&self) -> PathBuf {
+        self.dir.join("frozen")
+    }
+
     /// Makes the folder and takes it for this process alone.
     pub fn take(&self) -> Result<HomeLock> {
         private_dir(&self.dir)?;

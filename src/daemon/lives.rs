@@ -15,7 +15,7 @@ use super::access::Principal;
 use super::home::Home;
 use super::requests;
 use super::state::{State, TenantRow};
-use super::{Daemon, now_unix, tenants};
+use super::{Daemon, frozen, now_unix, tenants};
 use crate::model::host::{DataVolume, Role, VolumeRef};
 use crate::model::running::{Act, Verb, Wanted};
 use crate::model::{Error, Kind, Result, ServiceName, TenantName, VolumePath};
@@ -410,6 +410,9 @@ pub async fn keep(daemon: Arc<Daemon>) {
         match daemon.runtime.ping().await {
             Ok(()) => {
                 if !settled {
+                    if let Err(error) = frozen::recover(&daemon).await {
+                        tracing::error!("{}", error.chain());
+                    }
                     futures_util::future::join_all(lives.iter().map(|tenant| bring_back(&daemon, tenant))).await;
                 }
                 (settled, complained) = (true, false);

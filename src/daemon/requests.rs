@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::access::Principal;
 use super::state::{Standing, TenantRow};
-use super::{Daemon, grants, lives, looks, now_unix, syncs, tenants};
+use super::{Daemon, grants, leases, lives, looks, now_unix, syncs, tenants};
 use crate::model::host::{InviteTerms, Role, TenantGlob};
 use crate::model::{Error, Kind, Result, TenantName};
 use crate::transport::identity::{Identity, random};
@@ -137,6 +137,7 @@ async fn request(daemon: Arc<Daemon>, session: Arc<Session>, mut stream: Stream)
         request::What::SourceAttach(attach) => session.attach(attach.number, stream),
         request::What::SyncStart(start) => syncs::target(daemon, &session, principal, stream, start).await,
         request::What::SourceOpen(open) => syncs::source(daemon, principal, stream, open).await,
+        request::What::Freeze(wanted) => leases::serve(daemon, principal, stream, wanted).await,
         request::What::Act(act) => lives::act(daemon, principal, stream, act).await,
         request::What::Status(wanted) => looks::status(daemon, principal, stream, wanted).await,
         request::What::Logs(wanted) => looks::logs(daemon, principal, stream, wanted).await,
@@ -300,6 +301,7 @@ fn answer(daemon: &Daemon, asked: &Asked, what: request::What) -> Result<respons
         | request::What::SourceAttach(_)
         | request::What::SourceOpen(_)
         | request::What::Act(_)
+        | request::What::Freeze(_)
         | request::What::Status(_)
         | request::What::Logs(_)
         | request::What::Inspect(_)

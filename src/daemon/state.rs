@@ -13,6 +13,7 @@ use crate::model::host::{Access, AuditEntry, DataVolume, InviteTerms, Role, Tena
 use crate::model::{Error, Kind, Result, ServiceName, TenantName, VolumePath};
 use crate::transport::PublicKey;
 
+mod freezes;
 mod grants;
 mod lives;
 mod schema;

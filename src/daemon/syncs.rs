@@ -51,7 +51,10 @@ pub async fn source(daemon: Arc<Daemon>, who: Principal, mut stream: Stream, ope
                     who.may(Role::Viewer, &volume.tenant)?;
                 }
                 let row = tenants::find(state, &volume.tenant, |name| who.sees(name))?;
-                tenants::live(&daemon.home, &row, &volume)
+                match open.frozen.is_empty() {
+                    true => tenants::live(&daemon.home, &row, &volume),
+                    false => daemon.leases.view(&open.frozen, &volume),
+                }
             };
             match look() {
                 Ok(dir) => Ok((volume, dir, number)),
@@ -162,7 +165,11 @@ async fn work(
     let (label, from) = match start.source {
         Some(sync_start::Source::Here(here)) => {
             let volume = wire::volume_in(Some(here))?;
-            (volume.to_string(), From::Volume(volume))
+            let label = volume.to_string();
+            match start.frozen.is_empty() {
+                true => (label, From::Volume(volume)),
+                false => (label, From::View(daemon.leases.view(&start.frozen, &volume)?, volume)),
+            }
         }
         Some(sync_start::Source::Remote(remote)) => {
             let label = format!("{} of another host", wire::volume_in(remote.volume.clone())?);
@@ -215,7 +222,7 @@ async fn far(daemon: Arc<Daemon>, remote: proto::RemoteSource) -> Result<Linked>
             "the data goes straight from host to host: the target's host has to reach the source's, at this UDP port";
         if error.message.contains("reach") { error.hint(hint) } else { error }
     })?;
-    let open = proto::SourceOpen { volume: remote.volume, ticket: remote.ticket };
+    let open = proto::SourceOpen { volume: remote.volume, ticket: remote.ticket, frozen: remote.frozen };
     let stream = super::client::open_source(&connection, open).await?;
     Ok(Linked::over(stream, Some(connection)))
 }

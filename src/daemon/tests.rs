@@ -20,8 +20,15 @@ impl Host {
         let dir = tempfile::tempdir().unwrap();
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let docker = "unix:///nowhere/docker.sock".to_owned();
-        let config =
-            ServerConfig { home: dir.path().join("home"), listen: any, http: any, https: any, admin: any, docker };
+        let config = ServerConfig {
+            home: dir.path().join("home"),
+            listen: any,
+            http: any,
+            https: any,
+            admin: any,
+            docker,
+            freeze_limit: Duration::from_secs(60),
+        };
         let home = Home::at(&config.home);
         let lock = home.take().unwrap();
         let started = start(home.clone(), &config).await.unwrap();

@@ -1,5 +1,6 @@
 //! Other processes of this machine.
 
+use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -59,6 +60,29 @@ fn state_and_session(pid: u32) -> Option<(bool, u32)> {
     Some((alive, fields.nth(2)?.parse().ok()?))
 }
 
+/// The files (device, inode) that any process has mapped so that its writes go to the file. Such a write leaves no stamp
+/// while its page is dirty already. Processes that we may not look at are not looked at; root sees all.
+pub fn mapped_for_writing() -> HashSet<(u64, u64)> {
+    let mut found = HashSet::new();
+    for pid in pids() {
+        if let Ok(maps) = std::fs::read_to_string(format!("/proc/{pid}/maps")) {
+            found.extend(maps.lines().filter_map(mapped_file));
+        }
+    }
+    found
+}
+
+/// A line of /proc/PID/maps: `7f00-7f01 rw-s 00000000 fd:01 1234   /path` (proc(5)).
+fn mapped_file(line: &str) -> Option<(u64, u64)> {
+    let mut words = line.split_ascii_whitespace().skip(1);
+    let writes_through = words.next().is_some_and(|mode| mode.as_bytes().get(1) == Some(&b'w') && mode.ends_with('s'));
+    let (major, minor) = words.nth(1)?.split_once(':')?;
+    let hex = |digits: &str| u32::from_str_radix(digits, 16).ok();
+    let device = rustix::fs::makedev(hex(major)?, hex(minor)?);
+    let inode: u64 = words.next()?.parse().ok()?;
+    (writes_through && inode != 0).then_some((device, inode))
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{BufRead, BufReader};
@@ -82,6 +106,16 @@ mod tests {
         assert_eq!(kill_session(session.id(), group.trim_end()), 2);
         assert_eq!(session.wait().unwrap().signal(), Some(9));
         assert!(!pids().any(|pid| state_and_session(pid).is_some_and(|(alive, of)| alive && of == session.id())));
+    }
+
+    #[test]
+    fn files_that_are_written_through_memory_are_told_by_their_maps() {
+        let device = rustix::fs::makedev(0xfd, 1);
+        assert_eq!(mapped_file("7f00-7f01 rw-s 00000000 fd:01 1234   /srv/data.mdb"), Some((device, 1234)));
+        assert_eq!(mapped_file("7f00-7f01 rw-p 00000000 fd:01 1234   /lib/x.so"), None, "private");
+        assert_eq!(mapped_file("7f00-7f01 r--s 00000000 fd:01 1234   /srv/data.mdb"), None, "read only");
+        assert_eq!(mapped_file("7f00-7f01 rw-s 00000000 00:01 0"), None);
+        assert_eq!(mapped_file("what is this"), None);
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub const TRIES: u32 = 3;
 const TICK_MS: u32 = 20;
 
 /// Whether all that was done to a file by the time `now` shows in its stamps.
-fn is_settled(stat: &rustix::fs::Stat, now: Time) -> bool {
+pub fn is_settled(stat: &rustix::fs::Stat, now: Time) -> bool {
     meta::stamps(stat).1 < now.minus_ms(TICK_MS)
 }
 

@@ -38,10 +38,16 @@ pub struct Port {
 
 impl Port {
     pub fn new() -> Port {
+        let dir = scratch();
+        let home = dir.path().join("host");
+        Port::at(dir, &home)
+    }
+
+    /// With the daemon's home in a folder of the caller's choice.
+    pub fn at(dir: tempfile::TempDir, home: &Path) -> Port {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         ready();
-        let dir = scratch();
-        let daemon = Daemon::start(&dir.path().join("host"));
+        let daemon = Daemon::start(home);
         let admin = Client::of(&daemon, &dir.path().join("admin"));
         let names = format!("t{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         Port { daemon, admin, dir, names }

@@ -11,6 +11,7 @@ mod cli;
 mod engine;
 mod engine_edges;
 mod engine_peers;
+mod frozen;
 mod fuzz_smoke;
 mod harness;
 mod house;

@@ -107,7 +107,10 @@ pub fn summary(report: &Report, dry_run: bool) -> String {
     };
     let mut line = format!("done in {took}: {what}{wire} ({all} in all)");
     if report.paused_ms > 0 {
-        line.push_str(&format!(", the source paused for {} ms", count(report.paused_ms)));
+        line.push_str(&format!(", the source frozen for {} ms", count(report.paused_ms)));
+        if report.held_requests > 0 {
+            line.push_str(&format!(" with {} requests held", count(report.held_requests)));
+        }
     }
     if let (Some(source), Some(target)) = (report.root_source, report.root_target)
         && source == target

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::freeze::{Lease, freeze};
 use super::{Client, start, unexpected};
 use crate::daemon::copies::until;
 use crate::model::between::{Between, Sum, one_volume, pair};
@@ -43,6 +44,7 @@ pub async fn push(
         target: Some(wire::volume_out(&one_volume(to)?)),
         options: Some(wire_sync::options_out(options)),
         source: Some(sync_start::Source::Attached(number)),
+        frozen: Bytes::new(),
     };
     let control = start(&client.connection, request::What::SyncStart(sync)).await?;
     let attach = request::What::SourceAttach(proto::SourceAttach { number });
@@ -84,6 +86,7 @@ pub(super) async fn push_to_neighbour(
         target: Some(wire::volume_out(&one_volume(to)?)),
         options: Some(wire_sync::options_out(options)),
         source: Some(sync_start::Source::Folder(folder)),
+        frozen: Bytes::new(),
     };
     let control = start(&client.connection, request::What::SyncStart(sync)).await?;
     watch(control, observer, cancel).await
@@ -98,7 +101,9 @@ pub async fn pull(
     cancel: Cancel,
 ) -> Result<Report> {
     let before = client.connection.traffic();
-    let open = proto::SourceOpen { volume: Some(wire::volume_out(&one_volume(from)?)), ticket: Bytes::new() };
+    let volume = one_volume(from)?;
+    let lease = freeze(client, std::slice::from_ref(&volume), false, options, &observer, &cancel).await?;
+    let open = proto::SourceOpen { volume: Some(wire::volume_out(&volume)), ticket: Bytes::new(), frozen: lease.id() };
     let stream = super::open_source(&client.connection, open).await?;
     let (end, cut) = source::remote_source(stream);
     let (dir, options, stop) = (to.clone(), options.clone(), cancel.clone());
@@ -106,12 +111,13 @@ pub async fn pull(
     let mut report = until(engine, || stop.load(Ordering::SeqCst), &cut).await?;
     let traffic = client.connection.traffic().since(before);
     (report.bytes_sent, report.bytes_received) = (traffic.sent, traffic.received);
-    Ok(report)
+    Ok(lease.end(report).await)
 }
 
 /// Syncs between tenants, at one daemon or straight from one daemon to another. A reference with a volume is that
 /// volume; one without is every data volume, to the one with the same service and path. Several volumes are one sync
 /// after the other, each with its own plan and question; their reports are summed (and name roots only when there was one).
+/// With `--force` the source is frozen once, and all are copied as of that moment.
 ///
 /// `source` and `target` may be connections to the same daemon.
 pub async fn sync_between(
@@ -134,21 +140,26 @@ pub async fn sync_between(
     };
     let pairs = pair(between, &find(source, &between.from).await?, &find(target, &between.to).await?)?;
     let several = pairs.len() > 1;
+    let volumes: Vec<VolumeRef> = pairs.iter().map(|(from, _)| from.clone()).collect();
+    let here = source.who.host_key == target.who.host_key;
+    let apart = here && between.from.tenant == between.to.tenant;
+    let lease = freeze(source, &volumes, apart, options, &observer, &cancel).await?;
     let mut sum = Sum::default();
     for (from, to) in pairs {
         if several {
             observer.event(Event::Note(format!("{from} → {to}")));
         }
-        sum.add(one_between(source, target, &from, &to, options, observer.clone(), cancel.clone()).await?);
+        let volumes = (&from, &to);
+        let one = one_between((source, target), volumes, &lease, options, observer.clone(), cancel.clone());
+        sum.add(one.await?);
     }
-    Ok(sum.report)
+    Ok(lease.end(sum.report).await)
 }
 
 async fn one_between(
-    source: &Client,
-    target: &Client,
-    from: &VolumeRef,
-    to: &VolumeRef,
+    (source, target): (&Client, &Client),
+    (from, to): (&VolumeRef, &VolumeRef),
+    lease: &Lease,
     options: &SyncOptions,
     observer: Arc<dyn Observer>,
     cancel: Cancel,
@@ -169,12 +180,14 @@ async fn one_between(
             addresses: source.reachable(ticket.addresses),
             host_key: Bytes::copy_from_slice(&source.connection.peer().0),
             ticket: ticket.secret,
+            frozen: lease.id(),
         })
     };
     let sync = proto::SyncStart {
         target: Some(wire::volume_out(to)),
         options: Some(wire_sync::options_out(options)),
         source: Some(from_where),
+        frozen: lease.id(),
     };
     let control = start(&target.connection, request::What::SyncStart(sync)).await?;
     watch(control, observer, cancel).await

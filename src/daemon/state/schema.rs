@@ -90,6 +90,14 @@ const MIGRATIONS: &[&str] = &[
     ) STRICT;
     CREATE INDEX grants_by_host ON grants (host_key);
 ",
+    "
+    CREATE TABLE freezes (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        tenant TEXT NOT NULL,
+        containers TEXT NOT NULL,
+        began INTEGER NOT NULL
+    ) STRICT;
+",
 ];
 
 fn version(db: &Connection) -> rusqlite::Result<usize> {

@@ -1,0 +1,192 @@
+//! Data that is written as fast as it goes, copied again and again: what `--force` copies is whole, and of one moment.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::common::disks::Disk;
+use crate::common::docker::{IMAGE, Port};
+use crate::common::{scratch, sh};
+
+/// How often each is copied; `MCLOUD_FORCED_COPIES` for more.
+fn copies() -> usize {
+    std::env::var("MCLOUD_FORCED_COPIES").ok().and_then(|text| text.parse().ok()).unwrap_or(6)
+}
+
+/// Numbers in ascending order into SQLite, then into Redis, then acknowledged: what is acknowledged is in both.
+const WRITER: &str = r#"
+import sqlite3, time, redis
+db = sqlite3.connect("/db/numbers.db", isolation_level=None)
+db.execute("PRAGMA journal_mode=WAL")
+db.execute("PRAGMA synchronous=OFF")
+db.execute("CREATE TABLE IF NOT EXISTS numbers (number INTEGER PRIMARY KEY, filler TEXT)")
+number = db.execute("SELECT coalesce(max(number), 0) FROM numbers").fetchone()[0]
+server = redis.Redis(host="redis")
+with open("/app/acknowledged", "a") as acknowledged:
+    while True:
+        number += 1
+        db.execute("INSERT INTO numbers VALUES (?, ?)", (number, "x" * 200))
+        server.rpush("numbers", number)
+        acknowledged.write(f"{number}\n")
+        acknowledged.flush()
+        # Or the data outgrows the test.
+        time.sleep(0.0002)
+"#;
+
+const CHECK: &str = r#"
+import sqlite3, sys
+try:
+    db = sqlite3.connect(sys.argv[1])
+    ok = db.execute("PRAGMA integrity_check").fetchone()[0]
+    count, last = db.execute("SELECT count(*), coalesce(max(number), 0) FROM numbers").fetchone()
+    print(ok.splitlines()[0], count, last)
+except sqlite3.Error as error:
+    print("broken", error, 0)
+"#;
+
+struct Written {
+    port: Port,
+    from: String,
+    to: String,
+}
+
+impl Written {
+    fn new(port: Port) -> Written {
+        let yml = format!(
+            "redis:\n    image: {IMAGE}\n    cmd: redis-server --dir /data --appendonly yes --appendfsync no --auto-aof-rewrite-percentage 0 --save '' \
+             --bind 0.0.0.0 --protected-mode no\n    data: [/data]\n    wait: 30s for \"Ready to accept connections\"\n\
+             writer:\n    image: {IMAGE}\n    cmd: python3 -u /app/write.py\n    volumes: {{.: /app}}\n    data: [/db]\n"
+        );
+        let (from, to) = (port.init("from", &yml), port.init("to", &yml));
+        let code = port.dir.path().join("code");
+        fs::create_dir(&code).unwrap();
+        fs::write(code.join("write.py"), WRITER).unwrap();
+        fs::write(code.join("mcloud.yml"), &yml).unwrap();
+        port.admin.sync(&code, port.daemon.at(&from), &["--yes"]).ok();
+        port.run(&["start", &from]).ok();
+        let written = Written { port, from, to };
+        let began = Instant::now();
+        while written.acknowledged() < 100 {
+            assert!(began.elapsed() < Duration::from_secs(30), "nothing is written");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        written
+    }
+
+    fn tenant(&self, name: &str) -> PathBuf {
+        self.port.daemon.home.join("tenants").join(name)
+    }
+
+    /// The last number that was acknowledged.
+    fn acknowledged(&self) -> u64 {
+        let text = fs::read_to_string(self.tenant(&self.from).join("root/acknowledged")).unwrap_or_default();
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole.rsplit('\n').next().and_then(|line| line.parse().ok()).unwrap_or(0)
+    }
+
+    /// What the copy holds: whether SQLite is whole, how many numbers and the last one; the numbers in Redis.
+    fn copied(&self) -> (bool, u64, u64, Result<u64, String>) {
+        let volumes = self.tenant(&self.to).join("volumes");
+        let look = scratch();
+        // Looking must not change the copy.
+        sh("cp", &["-a", volumes.join("writer/db").to_str().unwrap(), look.path().join("db").to_str().unwrap()]);
+        let file = look.path().join("db/numbers.db");
+        let out = Command::new("python3").args(["-c", CHECK, file.to_str().unwrap()]).output().expect("python3 runs");
+        let text = String::from_utf8_lossy(&out.stdout).trim().to_owned();
+        let number = |at: usize| text.rsplit(' ').nth(at).and_then(|word| word.parse().ok()).unwrap_or(0);
+        (text.starts_with("ok "), number(1), number(0), redis_numbers(&volumes.join("redis/data")))
+    }
+}
+
+/// How many numbers an append-only file holds, which have to be 1, 2, 3 … and whole to the last byte.
+fn redis_numbers(data: &Path) -> Result<u64, String> {
+    let mut files: Vec<PathBuf> = fs::read_dir(data.join("appendonlydir"))
+        .map_err(|error| error.to_string())?
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.to_string_lossy().ends_with(".incr.aof"))
+        .collect();
+    files.sort();
+    let bytes = fs::read(files.pop().ok_or("no append-only file")?).map_err(|error| error.to_string())?;
+    let mut words = Vec::new();
+    let mut at = 0;
+    let line = |at: &mut usize| -> Result<String, String> {
+        let rest = &bytes[*at..];
+        let end = rest.windows(2).position(|two| two == b"\r\n").ok_or("it ends in the middle of a command")?;
+        *at += end + 2;
+        Ok(String::from_utf8_lossy(&rest[..end]).into_owned())
+    };
+    while at < bytes.len() {
+        let count: usize = line(&mut at)?.trim_start_matches('*').parse().map_err(|_| "not a command")?;
+        let mut command = Vec::new();
+        for _ in 0..count {
+            line(&mut at)?;
+            command.push(line(&mut at)?);
+        }
+        words.push(command);
+    }
+    let mut last = 0;
+    for command in words.iter().filter(|command| command[0].eq_ignore_ascii_case("rpush")) {
+        let number: u64 = command[2].parse().map_err(|_| "not a number")?;
+        if number != last + 1 {
+            return Err(format!("{number} comes after {last}"));
+        }
+        last = number;
+    }
+    Ok(last)
+}
+
+fn forced_copies_are_whole(port: Port) {
+    let written = Written::new(port);
+    let (from, to) = (written.port.daemon.at(&written.from), written.port.daemon.at(&written.to));
+    for number in 0..copies() {
+        let before = written.acknowledged();
+        let report = written.port.admin.sync(&from, &to, &["--force"]).ok();
+        let after = written.acknowledged();
+        let (whole, count, last, redis) = written.copied();
+        let said =
+            format!("copy {number}: SQLite {whole}, {count} to {last}, Redis {redis:?}, {before}..{after}\n{report}");
+        assert!(whole, "{said}");
+        assert_eq!(count, last, "{said}");
+        assert!(last >= before && last <= after + 1, "{said}");
+        let redis = redis.unwrap_or_else(|error| panic!("{error}: {said}"));
+        assert!(redis == last || redis + 1 == last, "both are of one moment: {said}");
+        assert!(report.done()["paused_ms"].as_u64().unwrap() > 0, "{said}");
+    }
+    // They go on.
+    let now = written.acknowledged();
+    let began = Instant::now();
+    while written.acknowledged() == now {
+        assert!(began.elapsed() < Duration::from_secs(20), "what was frozen writes on");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for service in ["redis", "writer"] {
+        assert_eq!(written.port.state("from", service), "running");
+    }
+    let left = fs::read_dir(written.port.daemon.home.join("frozen")).map_or(0, Iterator::count);
+    assert!(left <= 1, "views are removed when they are not needed any more, {left} are there");
+
+    // Without --force a copy may be of many moments; how often it is depends on luck, so it is only told.
+    let mut torn = 0;
+    for _ in 0..copies() {
+        let report = written.port.admin.sync(&from, &to, &["--yes"]);
+        // Files that never stood still are told of.
+        assert!(matches!(report.status.code(), Some(0 | 5)), "{report}");
+        assert_eq!(report.done()["paused_ms"], 0);
+        let (whole, count, last, redis) = written.copied();
+        let of_one_moment = redis.is_ok_and(|redis| redis == last || redis + 1 == last);
+        torn += usize::from(!whole || count != last || !of_one_moment);
+    }
+    println!("without --force {torn} of {} copies were not what the services had at any moment", copies());
+}
+
+#[test]
+fn forced_copies_of_databases_that_are_written_are_whole_where_files_cannot_be_cloned() {
+    forced_copies_are_whole(Port::new());
+}
+
+#[test]
+fn forced_copies_of_databases_that_are_written_are_whole_where_files_can_be_cloned() {
+    let disk = Disk::new("xfs", 600);
+    forced_copies_are_whole(Port::at(scratch(), &disk.root.join("host")));
+}
