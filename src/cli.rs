@@ -23,10 +23,12 @@ mod man;
 mod output;
 mod pause;
 mod ps;
+mod publish;
 mod rebuild;
 mod remove;
 mod restart;
 mod resume;
+mod routes;
 mod run;
 mod server;
 mod set;
@@ -36,6 +38,7 @@ mod status;
 mod stop;
 mod sync;
 mod terminal;
+mod unpublish;
 mod unset;
 mod update;
 mod vars;
@@ -145,6 +148,9 @@ enum Verb {
     Ps(ps::Ps),
     Kill(kill::Kill),
     Remove(remove::Remove),
+    Publish(publish::Publish),
+    Unpublish(unpublish::Unpublish),
+    Routes(routes::Routes),
     Sync(sync::Sync),
     Completions(completions::Completions),
     Man(man::Man),
@@ -207,6 +213,9 @@ fn verb(verb: Verb, context: Context) -> Result<u8> {
         Verb::Ps(_) => ps::run(&context),
         Verb::Kill(arguments) => kill::run(&arguments, &context),
         Verb::Remove(arguments) => remove::run(&arguments, &context),
+        Verb::Publish(arguments) => publish::run(&arguments, &context),
+        Verb::Unpublish(arguments) => unpublish::run(&arguments, &context),
+        Verb::Routes(_) => routes::run(&context),
         Verb::Sync(arguments) => sync::run(arguments, context),
         Verb::Completions(arguments) => completions::run(&arguments, &context),
         Verb::Man(arguments) => man::run(&arguments, &context),

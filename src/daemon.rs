@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::model::host::Role;
 use crate::model::{Error, Result, TenantName};
+use crate::proxy::{Limits, Proxy};
 use crate::sys::clock;
 use crate::tenant::docker::Docker;
 use crate::tenant::runtime::Runtime;
@@ -29,6 +30,7 @@ mod invitation;
 mod leases;
 mod lives;
 mod looks;
+mod publishing;
 mod requests;
 mod state;
 mod syncs;
@@ -62,6 +64,8 @@ pub struct ServerConfig {
     pub docker: String,
     /// A freeze that lasts longer is broken off.
     pub freeze_limit: Duration,
+    /// The longest that a request for a paused tenant waits.
+    pub hold: Duration,
 }
 
 /// How long running syncs may take to come to a safe place when the daemon stops.
@@ -92,9 +96,14 @@ struct Daemon {
     life_locks: Mutex<HashMap<TenantName, Arc<tokio::sync::Mutex<()>>>>,
     tasks: Tasks,
     leases: leases::Leases,
+    proxy: Arc<Proxy>,
     /// How long a request may be held, and a freeze may last.
     hold: Duration,
     freeze_limit: Duration,
+    /// Held while the proxy's routes are made of the table's.
+    routing: Mutex<()>,
+    /// Held while it is looked what serves the tenants.
+    refreshing: tokio::sync::Mutex<()>,
 }
 
 /// Who holds the lock writes; `holder` is the connection of the client that wants it so.
@@ -193,6 +202,30 @@ impl Daemon {
                 "Of these, those that failed.",
                 self.counters.syncs_failed.load(Ordering::Relaxed),
             ),
+            (
+                "mcloud_http_connections",
+                "gauge",
+                "Open connections of the tenants' clients.",
+                self.proxy.counters.connections.load(Ordering::Relaxed),
+            ),
+            (
+                "mcloud_http_requests_total",
+                "counter",
+                "Requests for the tenants' pages.",
+                self.proxy.counters.requests.load(Ordering::Relaxed),
+            ),
+            (
+                "mcloud_http_held_total",
+                "counter",
+                "Of these and of TLS connections, those that waited for a held tenant.",
+                self.proxy.counters.held.load(Ordering::Relaxed),
+            ),
+            (
+                "mcloud_http_failed_total",
+                "counter",
+                "Requests that the proxy had to answer itself with an error.",
+                self.proxy.counters.failed.load(Ordering::Relaxed),
+            ),
         ];
         gauges
             .iter()
@@ -277,6 +310,9 @@ async fn start(home: Home, config: &ServerConfig) -> Result<Started> {
         local(&https)?,
         local(&admin)?
     );
+    // More suspects than these are looked at anyway, a moment later.
+    let (suspect, suspects) = tokio::sync::mpsc::channel(64);
+    let proxy = Arc::new(Proxy::new(Limits::default(), move |tenant| drop(suspect.try_send(tenant.clone()))));
     let daemon = Arc::new(Daemon {
         home,
         state,
@@ -293,16 +329,22 @@ async fn start(home: Home, config: &ServerConfig) -> Result<Started> {
         life_locks: Mutex::default(),
         tasks: Tasks::default(),
         leases: leases::Leases::default(),
-        hold: Duration::from_secs(30),
+        proxy: proxy.clone(),
+        hold: config.hold,
         freeze_limit: config.freeze_limit,
+        routing: Mutex::default(),
+        refreshing: tokio::sync::Mutex::default(),
     });
     frozen::clear(&daemon);
+    publishing::begin(&daemon).await?;
     let watched = daemon.clone();
     let tasks = vec![
         tokio::spawn(accept(daemon.clone(), listener.clone())),
         tokio::spawn(lives::keep(daemon.clone())),
-        tokio::spawn(http::serve(http, |_| (404, "Not Found", "no tenant is published under this name\n".to_owned()))),
-        tokio::spawn(http::close_all(https)),
+        tokio::spawn(publishing::keep(daemon.clone(), suspects)),
+        tokio::spawn(proxy.clone().serve_http(http)),
+        tokio::spawn(proxy.clone().serve_tls(https)),
+        tokio::spawn(proxy.sweep()),
         tokio::spawn(http::serve(admin, move |path| match path {
             "/healthz" => (200, "OK", "ok\n".to_owned()),
             "/metrics" => (200, "OK", watched.metrics()),
@@ -339,15 +381,21 @@ async fn accept(daemon: Arc<Daemon>, listener: Arc<Listener>) {
     }
 }
 
-/// Tells running syncs to stop at the next safe place, and waits for them.
+/// Tells running syncs to stop at the next safe place, and pages to be the last; waits for them.
 async fn drain(daemon: &Daemon) {
     daemon.stopping.store(true, Ordering::SeqCst);
+    daemon.proxy.stop();
     let drained = async {
         while Arc::strong_count(&daemon.running) > 1 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    if tokio::time::timeout(DRAIN, drained).await.is_err() {
+    let (syncs, pages) =
+        tokio::join!(tokio::time::timeout(DRAIN, drained), tokio::time::timeout(DRAIN, daemon.proxy.stopped()));
+    if syncs.is_err() {
         tracing::warn!("a sync did not come to its end in time; it is resumed by running it again");
+    }
+    if pages.is_err() {
+        tracing::warn!("connections of pages did not come to their end in time, and are cut");
     }
 }

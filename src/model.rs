@@ -2,15 +2,18 @@
 //! proof in their type. No input or output of any kind.
 
 pub mod between;
+pub mod domain;
 pub mod error;
 pub mod host;
 pub mod keep;
 pub mod meant;
 pub mod name;
+pub mod publish;
 pub mod reference;
 pub mod running;
 pub mod sync;
 
+pub use domain::Domain;
 pub use error::{Error, Kind, Result};
 pub use name::Name;
 pub use reference::{Host, Place, Reference, ServiceName, TenantName, VolumePath};

@@ -43,6 +43,9 @@ pub struct Server {
     /// A tenant is frozen for a copy so long at the most
     #[arg(long, value_name = "SECS", env = "MCLOUD_FREEZE_LIMIT", default_value = "60", value_parser = clap::value_parser!(u32).range(1..))]
     freeze_limit: u32,
+    /// The longest that a request for a paused tenant waits before it is told to come again, seconds
+    #[arg(long, value_name = "SECS", env = "MCLOUD_HOLD", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    hold: u32,
 }
 
 fn listener(text: &str) -> Result<SocketAddr, String> {
@@ -51,7 +54,7 @@ fn listener(text: &str) -> Result<SocketAddr, String> {
 }
 
 pub fn run(arguments: Server, context: &Context) -> Result<u8> {
-    let Server { home, listen, http, https, admin, docker, freeze_limit } = arguments;
+    let Server { home, listen, http, https, admin, docker, freeze_limit, hold } = arguments;
     let home = match home {
         Some(home) => home,
         None => context::daemon_home()?,
@@ -59,7 +62,8 @@ pub fn run(arguments: Server, context: &Context) -> Result<u8> {
     let home = std::path::absolute(&home)
         .map_err(|cause| Error::io(format!("{} is not a folder's name", home.display()), cause))?;
     context.out.detail(format!("home {}", home.display()));
-    let freeze_limit = Duration::from_secs(freeze_limit.into());
-    context::block_on(daemon::serve(ServerConfig { home, listen, http, https, admin, docker, freeze_limit }))?;
+    let [freeze_limit, hold] = [freeze_limit, hold].map(|seconds| Duration::from_secs(seconds.into()));
+    let config = ServerConfig { home, listen, http, https, admin, docker, freeze_limit, hold };
+    context::block_on(daemon::serve(config))?;
     Ok(0)
 }

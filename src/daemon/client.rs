@@ -24,6 +24,7 @@ use crate::wire::{host as wire, nonsense, sync as wire_sync};
 mod freeze;
 mod grants;
 mod hosts;
+mod publish;
 mod running;
 mod sync;
 

@@ -1,5 +1,4 @@
-//! The daemon's TCP listeners until the proxy has them: a true 404 for every domain, since no tenant is published; and
-//! for the admin `/healthz` and `/metrics`.
+//! The admin's listener: `/healthz` and `/metrics`. Small on purpose: it answers when all else is busy.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -43,15 +42,6 @@ pub async fn serve(listener: TcpListener, answer: impl Fn(&str) -> Answer + Send
             }
             // Out of descriptors, most likely: others have to end first.
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    }
-}
-
-/// Takes connections and closes them: there is no certificate to show.
-pub async fn close_all(listener: TcpListener) {
-    loop {
-        if listener.accept().await.is_err() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 }

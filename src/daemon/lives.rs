@@ -13,6 +13,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::access::Principal;
 use super::home::Home;
+use super::publishing;
 use super::requests;
 use super::state::{State, TenantRow};
 use super::{Daemon, frozen, now_unix, tenants};
@@ -159,6 +160,11 @@ impl Crew {
         Ok(services.iter().copied().filter(|service| wanted.contains(&is(service))).collect())
     }
 
+    /// These services are to end: the tenant's domains say so from now on.
+    fn down(&self, services: &[&Service], why: &str) {
+        publishing::down(&self.daemon, self.name(), services, &self.config.services, why);
+    }
+
     async fn start(&self, site: &Site<'_>, services: &[&Service]) -> Result<()> {
         self.want(services, Wanted::Running)?;
         let started = site.start(services).await;
@@ -248,6 +254,7 @@ async fn noted(daemon: &Arc<Daemon>, who: &Principal, asked: proto::Act, say: &S
         Ok(()) => "ok".to_owned(),
         Err(error) => format!("{}: {}", error.kind.word(), error.chain()),
     };
+    publishing::after(daemon, &act.tenant, say).await;
     daemon.state.audit_end(number, &result)?;
     done
 }
@@ -276,10 +283,12 @@ async fn perform(daemon: &Arc<Daemon>, who: &Principal, act: &Act, say: &Say) ->
         Verb::Start => crew.start(&site, &chosen).await,
         Verb::Stop => {
             crew.want(&crew.that_are(&chosen, &[Wanted::Running, Wanted::Paused])?, Wanted::Stopped)?;
+            crew.down(&chosen, "is stopped");
             site.stop(&chosen).await
         }
         Verb::Restart => {
             crew.want(&chosen, Wanted::Running)?;
+            crew.down(&chosen, "is started again just now");
             site.stop(&chosen).await?;
             crew.start(&site, &chosen).await
         }
@@ -289,6 +298,7 @@ async fn perform(daemon: &Arc<Daemon>, who: &Principal, act: &Act, say: &Say) ->
                 say(None, "nothing runs that could be paused".to_owned());
             }
             crew.want(&running, Wanted::Paused)?;
+            publishing::hold(daemon, &crew.row, say).await;
             site.pause(&running).await
         }
         Verb::Resume => {
@@ -297,6 +307,7 @@ async fn perform(daemon: &Arc<Daemon>, who: &Principal, act: &Act, say: &Say) ->
         }
         Verb::Destroy => {
             crew.want(&chosen, Wanted::None)?;
+            crew.down(&chosen, "is not running");
             site.destroy(&chosen).await?;
             scrub(daemon, &crew, &chosen, act.scrub_data).await
         }
@@ -304,6 +315,7 @@ async fn perform(daemon: &Arc<Daemon>, who: &Principal, act: &Act, say: &Say) ->
             let lived = [Wanted::Created, Wanted::Stopped, Wanted::Running, Wanted::Paused];
             crew.want(&crew.that_are(&chosen, &[Wanted::None])?, Wanted::Created)?;
             let chosen = crew.that_are(&chosen, &lived)?;
+            crew.down(&chosen, "is made anew just now");
             if act.scrub_data {
                 site.destroy(&chosen).await?;
                 scrub(daemon, &crew, &chosen, true).await?;
@@ -397,6 +409,7 @@ pub async fn end(daemon: &Arc<Daemon>, who: &Principal, tenant: &str) -> Result<
     }
     let all: Vec<&Service> = crew.config.services.iter().collect();
     crew.want(&all, Wanted::None)?;
+    crew.down(&all, "is not running");
     let quiet = |_: Option<&ServiceName>, text: String| tracing::info!("{text}");
     crew.site(&quiet).destroy(&all).await
 }
@@ -447,7 +460,9 @@ async fn bring_back(daemon: &Arc<Daemon>, tenant: &TenantName) {
         let crew = crew(daemon, None, tenant).await?;
         crew.settle(&crew.site(&say)).await
     };
-    if let Err(error) = settled.await {
+    let settled = settled.await;
+    publishing::after(daemon, tenant, &say).await;
+    if let Err(error) = settled {
         tracing::error!("{tenant} is not brought back to what it was: {}", error.chain());
     }
 }

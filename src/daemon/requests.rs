@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::access::Principal;
 use super::state::{Standing, TenantRow};
-use super::{Daemon, grants, leases, lives, looks, now_unix, syncs, tenants};
+use super::{Daemon, grants, leases, lives, looks, now_unix, publishing, syncs, tenants};
 use crate::model::host::{InviteTerms, Role, TenantGlob};
 use crate::model::{Error, Kind, Result, TenantName};
 use crate::transport::identity::{Identity, random};
@@ -143,6 +143,7 @@ async fn request(daemon: Arc<Daemon>, session: Arc<Session>, mut stream: Stream)
         request::What::Logs(wanted) => looks::logs(daemon, principal, stream, wanted).await,
         request::What::Inspect(wanted) => looks::inspect(daemon, principal, stream, wanted).await,
         request::What::Command(command) => looks::command(daemon, principal, stream, command).await,
+        request::What::Publish(publish) => publishing::publish(daemon, principal, stream, publish).await,
         what => {
             if let request::What::TenantRemove(remove) = &what
                 && let Err(error) = lives::end(&daemon, &principal, &remove.tenant).await
@@ -280,6 +281,8 @@ fn answer(daemon: &Daemon, asked: &Asked, what: request::What) -> Result<respons
             let vars = daemon.state.vars()?.into_iter().map(|(name, value)| proto::Var { name, value }).collect();
             Ok(response::What::Vars(proto::Vars { vars }))
         }
+        request::What::Unpublish(unpublish) => publishing::unpublish(daemon, who, &unpublish),
+        request::What::RouteList(_) => publishing::list(daemon, who),
         request::What::TaskList(_) => {
             who.is_enrolled()?;
             let tasks = daemon.tasks.list().into_iter().filter(|task| sees_task(who, &task.on));
@@ -305,7 +308,8 @@ fn answer(daemon: &Daemon, asked: &Asked, what: request::What) -> Result<respons
         | request::What::Status(_)
         | request::What::Logs(_)
         | request::What::Inspect(_)
-        | request::What::Command(_) => Err(nonsense("a request on the wrong stream")),
+        | request::What::Command(_)
+        | request::What::Publish(_) => Err(nonsense("a request on the wrong stream")),
     }
 }
 
@@ -444,5 +448,7 @@ fn remove_tenant(daemon: &Daemon, who: &Principal, name: &TenantName, scrub_data
         held.push(daemon.write_lock(&root).lock.try_lock_owned().map_err(busy)?);
     }
     tenants::remove(&daemon.home, &daemon.state, &row, scrub_data)?;
+    // Its domains went with it.
+    publishing::load_routes(daemon)?;
     Ok(response::What::Tenants(proto::Tenants { tenants: vec![wire::tenant_out(&row.tenant)] }))
 }

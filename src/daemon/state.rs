@@ -16,6 +16,7 @@ use crate::transport::PublicKey;
 mod freezes;
 mod grants;
 mod lives;
+mod routes;
 mod schema;
 
 #[derive(Debug)]

@@ -28,6 +28,7 @@ impl Host {
             admin: any,
             docker,
             freeze_limit: Duration::from_secs(60),
+            hold: Duration::from_secs(30),
         };
         let home = Home::at(&config.home);
         let lock = home.take().unwrap();

@@ -8,6 +8,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::Daemon;
 use super::lives::{self, Say};
+use super::publishing;
 use crate::model::host::VolumeRef;
 use crate::model::running::Wanted;
 use crate::model::sync::{Event, Report};
@@ -91,6 +92,13 @@ impl Users {
             let say = self.say();
             let meant: Vec<&Service> =
                 crew.config.services.iter().filter(|service| services.contains(&service.name)).collect();
+            publishing::down(
+                &self.daemon,
+                &self.volume.tenant,
+                &meant,
+                &crew.config.services,
+                "gets other data just now",
+            );
             crew.site(&*say).stop(&meant).await
         })
     }
@@ -101,6 +109,7 @@ impl Users {
         let tenant = &self.volume.tenant;
         if self.no_restart && done.is_ok() {
             self.daemon.state.want(tenant, &stopped.services, Wanted::Stopped)?;
+            publishing::after(&self.daemon, tenant, &*self.say()).await;
             return done;
         }
         let say = self.say();
@@ -108,7 +117,9 @@ impl Users {
             let crew = lives::crew(&self.daemon, None, tenant).await?;
             crew.settle(&crew.site(&*say)).await
         };
-        match (started.await, done) {
+        let started = started.await;
+        publishing::after(&self.daemon, tenant, &*say).await;
+        match (started, done) {
             (Ok(()), done) => done,
             (Err(error), Ok(_)) => {
                 let hint = format!("`mcloud status {tenant}` and `mcloud logs {tenant}` tell more");

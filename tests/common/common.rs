@@ -12,6 +12,7 @@ pub mod oracle;
 pub mod seed;
 pub mod trees;
 pub mod versions;
+pub mod web;
 
 use std::path::Path;
 

@@ -70,6 +70,9 @@ fn help_is_on_standard_output_and_every_command_has_some() {
         "vars",
         "ps",
         "kill",
+        "publish",
+        "unpublish",
+        "routes",
         "completions",
         "man",
     ] {
@@ -80,7 +83,6 @@ fn help_is_on_standard_output_and_every_command_has_some() {
             assert!(page.out.contains("Examples:\n  mcloud "), "{words:?} has no example:\n{}", page.out);
         }
     }
-    assert!(!help.out.contains("\n  publish "), "a command that is not there yet");
     let version = mcloud(&["--version"], &[]);
     assert_eq!((version.code, version.out.trim()), (0, concat!("mcloud ", env!("CARGO_PKG_VERSION"))));
 }

@@ -98,6 +98,16 @@ const MIGRATIONS: &[&str] = &[
         began INTEGER NOT NULL
     ) STRICT;
 ",
+    "
+    CREATE TABLE routes (
+        domain TEXT NOT NULL,
+        ssl INTEGER NOT NULL,
+        tenant TEXT NOT NULL REFERENCES tenants (name) ON DELETE CASCADE,
+        port INTEGER,
+        created INTEGER NOT NULL,
+        PRIMARY KEY (domain, ssl)
+    ) STRICT;
+",
 ];
 
 fn version(db: &Connection) -> rusqlite::Result<usize> {

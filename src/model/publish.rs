@@ -1,0 +1,28 @@
+//! Which domains lead to which tenants.
+
+use super::{Domain, TenantName};
+
+/// A domain of one way in, and the tenant it leads to. A domain may have a route for HTTP and one for TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    pub domain: Domain,
+    /// The route for TLS.
+    pub ssl: bool,
+    pub tenant: TenantName,
+    /// Another port than the one that the service names with `web:` or `ssl:`.
+    pub port: Option<u16>,
+}
+
+/// A route as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishedRoute {
+    pub route: Route,
+    /// `serving`, `held` or `down`.
+    pub state: String,
+    /// Why it is held or down, or what there is to do about it.
+    pub why: Option<String>,
+    /// Where requests go, ADDR:PORT.
+    pub upstream: Option<String>,
+    /// Requests that wait.
+    pub waiting: u64,
+}
