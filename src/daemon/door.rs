@@ -1,4 +1,4 @@
-//! Where a tenant's requests come in, as whoever freezes it sees that.
+//! Where a tenant's requests come in, as whoever freezes it sees that: the proxy.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,23 +7,29 @@ use futures_util::future::BoxFuture;
 
 use super::Daemon;
 use crate::model::TenantName;
+use crate::proxy::{Proxy, Reason};
 use crate::release::freeze::{Door, Held};
 
-/// Nobody comes in: nothing is published.
-struct Closed;
-
-pub fn of(_daemon: &Arc<Daemon>, _tenant: &TenantName) -> Box<dyn Door> {
-    Box::new(Closed)
+struct Gate {
+    proxy: Arc<Proxy>,
+    tenant: TenantName,
 }
 
-impl Door for Closed {
-    fn hold(&self, _limit: Duration) {}
+pub fn of(daemon: &Arc<Daemon>, tenant: &TenantName) -> Box<dyn Door> {
+    Box::new(Gate { proxy: daemon.proxy.clone(), tenant: tenant.clone() })
+}
 
-    fn drained(&self, _patience: Duration) -> BoxFuture<'_, usize> {
-        Box::pin(std::future::ready(0))
+impl Door for Gate {
+    fn hold(&self, limit: Duration) {
+        self.proxy.hold(&self.tenant, Reason::Freeze, limit);
+    }
+
+    fn drained(&self, patience: Duration) -> BoxFuture<'_, usize> {
+        Box::pin(async move { self.proxy.drained(&self.tenant, patience).await.requests })
     }
 
     fn let_go(&self) -> Held {
-        Held::default()
+        let report = self.proxy.let_go(&self.tenant, Reason::Freeze);
+        Held { requests: report.held, failed: report.failed, longest: report.longest }
     }
 }
