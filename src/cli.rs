@@ -6,6 +6,7 @@
 mod access;
 mod act;
 mod audit;
+mod commands;
 mod completions;
 mod config;
 mod context;
@@ -48,7 +49,7 @@ mod whoami;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::model::{Error, Result};
@@ -160,8 +161,16 @@ enum Verb {
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     crate::sys::memory::keep_buffers();
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let parsed = command().try_get_matches_from(&arguments).and_then(|matches| Mcloud::from_arg_matches(&matches));
-    let parsed = match parsed {
+    let (matches, own) = match parse(&arguments) {
+        Ok(parsed) => parsed,
+        Err(status) => return status,
+    };
+    if let (Some(own), Some((name, matches))) = (own, matches.subcommand())
+        && command().find_subcommand(name).is_none()
+    {
+        return end_own(&own, name, matches);
+    }
+    let parsed = match Mcloud::from_arg_matches(&matches) {
         Ok(parsed) => parsed,
         Err(error) => return misused(&arguments, &error),
     };
@@ -169,6 +178,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let out = Output::new(global.json, global.quiet, global.verbose, global.no_color);
     let status = start_log(&global, &out, matches!(command, Verb::Server(_)))
         .and_then(|()| verb(command, Context::new(out.clone(), global.host)));
+    end(&out, status)
+}
+
+fn end(out: &Output, status: Result<u8>) -> ExitCode {
     match status {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
@@ -176,6 +189,45 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(error.kind.exit_status())
         }
     }
+}
+
+/// The arguments, read. Those that are none of ours, and help, look at the commands of this folder's mcloud.yml as well.
+fn parse(arguments: &[OsString]) -> Result<(clap::ArgMatches, Option<commands::Commands>), ExitCode> {
+    let error = match command().try_get_matches_from(arguments) {
+        Ok(matches) => return Ok((matches, None)),
+        Err(error) => error,
+    };
+    let unknown = error.kind() == ErrorKind::InvalidSubcommand;
+    let helps = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand);
+    if !unknown && !helps {
+        return Err(misused(arguments, &error));
+    }
+    match commands::here() {
+        Ok(Some(own)) => match own.added_to(command()).try_get_matches_from(arguments) {
+            Ok(matches) => Ok((matches, Some(own))),
+            Err(error) => Err(misused(arguments, &error)),
+        },
+        // What is meant may stand in the file that cannot be read.
+        Err(wrong) if unknown && !arguments.iter().any(|word| command().find_subcommand(word).is_some()) => {
+            let out = output(arguments);
+            let word = error.get(ContextKind::InvalidSubcommand).map(ToString::to_string).unwrap_or_default();
+            let message = format!("`{}` is no command, and the mcloud.yml here cannot be read", show::text(&word));
+            let hint = wrong.hint.clone();
+            out.error(&Error { hint, ..Error::usage(message).because(wrong.chain()) });
+            Err(ExitCode::from(2))
+        }
+        Ok(None) | Err(_) => Err(misused(arguments, &error)),
+    }
+}
+
+/// Runs a command of this folder's mcloud.yml.
+fn end_own(own: &commands::Commands, name: &str, matches: &clap::ArgMatches) -> ExitCode {
+    let global = match Global::from_arg_matches(matches) {
+        Ok(global) => global,
+        Err(error) => return misused(&[], &error),
+    };
+    let out = Output::new(global.json, global.quiet, global.verbose, global.no_color);
+    end(&out, start_log(&global, &out, false).and_then(|()| own.run(name, matches, &global, &out)))
 }
 
 fn command() -> clap::Command {
@@ -209,7 +261,7 @@ fn verb(verb: Verb, context: Context) -> Result<u8> {
         Verb::Run(arguments) => run::run(&arguments, &context),
         Verb::Set(arguments) => set::run(&arguments, &context),
         Verb::Unset(arguments) => unset::run(&arguments, &context),
-        Verb::Vars(arguments) => vars::run(&arguments, &context),
+        Verb::Vars(_) => vars::run(&context),
         Verb::Ps(_) => ps::run(&context),
         Verb::Kill(arguments) => kill::run(&arguments, &context),
         Verb::Remove(arguments) => remove::run(&arguments, &context),
@@ -224,14 +276,13 @@ fn verb(verb: Verb, context: Context) -> Result<u8> {
 
 /// A command line that clap does not take, and its help and version, which come the same way.
 fn misused(arguments: &[OsString], error: &clap::Error) -> ExitCode {
-    let flag = |name: &str| arguments.iter().take_while(|word| *word != "--").any(|word| word == name);
-    let out = Output::new(flag("--json"), false, false, flag("--no-color"));
+    let out = output(arguments);
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             out.help(&error.render(), false);
             return ExitCode::SUCCESS;
         }
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand if !flag("--json") => {
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand if !out.json => {
             out.help(&error.render(), true);
             return ExitCode::from(2);
         }
@@ -239,6 +290,12 @@ fn misused(arguments: &[OsString], error: &clap::Error) -> ExitCode {
     }
     out.error(&usage_error(&error.render().to_string()));
     ExitCode::from(2)
+}
+
+/// Where to print what cannot be done because of its arguments.
+fn output(arguments: &[OsString]) -> std::sync::Arc<Output> {
+    let flag = |name: &str| arguments.iter().take_while(|word| *word != "--").any(|word| word == name);
+    Output::new(flag("--json"), false, false, flag("--no-color"))
 }
 
 /// clap's message as one of ours: its first paragraph says what is wrong, a `tip:` what was meant.

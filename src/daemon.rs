@@ -19,6 +19,7 @@ use crate::tenant::runtime::Runtime;
 use crate::transport::{Admit, Connection, Identity, Listener, PublicKey};
 
 mod access;
+mod binds;
 pub mod client;
 mod copies;
 mod door;
@@ -46,6 +47,7 @@ mod sync_tests;
 mod tests;
 
 use access::Principal;
+use binds::Binds;
 use home::{Home, Running};
 use state::{Standing, State};
 use tasks::Tasks;
@@ -90,6 +92,8 @@ struct Daemon {
     running: Arc<()>,
     stopping: Arc<AtomicBool>,
     counters: Counters,
+    /// Where Docker finds what lies in root volumes.
+    binds: Arc<Binds>,
     /// What runs the tenants' containers.
     runtime: Arc<dyn Runtime>,
     /// One for each tenant that was ever acted on: who holds it brings its services to another state.
@@ -313,6 +317,9 @@ async fn start(home: Home, config: &ServerConfig) -> Result<Started> {
     // More suspects than these are looked at anyway, a moment later.
     let (suspect, suspects) = tokio::sync::mpsc::channel(64);
     let proxy = Arc::new(Proxy::new(Limits::default(), move |tenant| drop(suspect.try_send(tenant.clone()))));
+    let binds = Arc::new(Binds::of(&identity.public().short()));
+    let rows = state.tenants()?;
+    binds.keep_only(&rows.iter().map(|row| &row.tenant.name).collect::<Vec<_>>());
     let daemon = Arc::new(Daemon {
         home,
         state,
@@ -325,6 +332,7 @@ async fn start(home: Home, config: &ServerConfig) -> Result<Started> {
         running: Arc::new(()),
         stopping: Arc::default(),
         counters: Counters::default(),
+        binds,
         runtime: Arc::new(Docker::at(&config.docker)?),
         life_locks: Mutex::default(),
         tasks: Tasks::default(),

@@ -6,6 +6,7 @@ pub mod domain;
 pub mod error;
 pub mod host;
 pub mod keep;
+pub mod line;
 pub mod meant;
 pub mod name;
 pub mod publish;

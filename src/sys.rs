@@ -6,4 +6,5 @@ pub mod copy;
 pub mod dir;
 pub mod memory;
 pub mod meta;
+pub mod mount;
 pub mod process;

@@ -134,11 +134,19 @@ impl Output {
         !self.json && std::io::stdout().is_terminal()
     }
 
-    /// Shows `text` over what was shown last; `lines_before` remembers how much that was.
+    /// Shows `text` over what was shown last; `lines_before` remembers how much that was. What does not fit the terminal
+    /// is cut: a line that wraps, or one that has scrolled away, could not be shown over.
     pub fn in_place(&self, text: &str, lines_before: &mut usize) {
+        let (columns, rows) = rustix::termios::tcgetwinsize(std::io::stdout())
+            .ok()
+            .filter(|size| size.ws_col > 0 && size.ws_row > 1)
+            .map_or((usize::MAX, usize::MAX), |size| (size.ws_col.into(), size.ws_row.into()));
+        let text = show::lines(text);
+        let fits = text.lines().take(rows - 1).map(|line| line.chars().take(columns).collect::<String>());
+        let fits: Vec<String> = fits.collect();
         let up = if *lines_before > 0 { format!("\x1b[{lines_before}A\x1b[J") } else { String::new() };
-        *lines_before = text.lines().count();
-        self.stdout(&format!("{up}{}", show::lines(text)));
+        *lines_before = fits.len();
+        self.stdout(&format!("{up}{}", fits.join("\n")));
     }
 
     /// From now on other lines go above this bar; `None` takes it away.

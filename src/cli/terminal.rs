@@ -11,7 +11,10 @@ use tokio::sync::mpsc;
 use super::context::{self, Context};
 use crate::daemon::client::{Heard, Talk};
 use crate::model::running::Command;
-use crate::model::{Error, Result};
+use crate::model::{Error, Kind, Result};
+
+/// The exit status of who was interrupted.
+const INTERRUPTED: u8 = 130;
 
 /// The terminal gives what is typed as it is typed, until this is dropped.
 struct Raw(Termios);
@@ -63,12 +66,33 @@ pub fn run(reference: &str, words: &[String], once: bool, context: &Context) -> 
                 let _ = to.write_all(&heard.data).and_then(|()| to.flush());
             }
         };
-        let ended = client.command(&command, talk, hear).await;
+        // Whoever leaves says so: the command there is ended at once, not when we are missed.
+        let ended = tokio::select! {
+            ended = client.command(&command, talk, hear) => ended.map(Some),
+            () = called_off() => Ok(None),
+        };
         drop(raw);
+        client.close().await;
         ended
     })?;
+    let Some(status) = status else {
+        out.error(&Error::new(Kind::Cancelled, "stopped; the command there is ended, too"));
+        return Ok(INTERRUPTED);
+    };
     out.done(json!({"exit_status": status}));
     Ok(u8::try_from(status & 0xff).unwrap_or(1))
+}
+
+/// Ctrl-C where it is not the command's: not on a terminal, or sent from elsewhere.
+async fn called_off() {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
 }
 
 /// Says what is typed or piped in. A thread of its own: reading a terminal cannot be called off.

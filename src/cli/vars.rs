@@ -4,30 +4,29 @@ use clap::Args;
 use serde_json::json;
 
 use super::context::{self, Context};
-use super::show;
 use crate::model::Result;
 
+/// What stands for a value: the host does not tell it to anybody but its containers.
+const HIDDEN: &str = "***";
+
 /// List the variables that every container of the host gets (admins only)
+///
+/// Their values may be secrets and are never shown; `mcloud exec SERVICE.TENANT printenv NAME` asks a container that has one.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   mcloud vars
-  mcloud vars --values")]
-pub struct Vars {
-    /// Show their values, too: one of them may be a secret
-    #[arg(long)]
-    values: bool,
-}
+  mcloud vars --json")]
+pub struct Vars {}
 
-pub fn run(arguments: &Vars, context: &Context) -> Result<u8> {
-    let vars = context::block_on(async { context.connect().await?.vars().await })?;
-    if vars.is_empty() {
+pub fn run(context: &Context) -> Result<u8> {
+    let names = context::block_on(async { context.connect().await?.vars().await })?;
+    if names.is_empty() {
         context.out.say("no variables are set");
     }
-    for (name, value) in &vars {
-        let value = arguments.values.then_some(value);
-        context.out.line(value.map_or_else(|| name.clone(), |value| format!("{name}={}", show::text(value))));
-        context.out.event(&json!({"event": "var", "name": name, "value": value}));
+    for name in &names {
+        context.out.line(format!("{name}={HIDDEN}"));
+        context.out.event(&json!({"event": "var", "name": name, "value": HIDDEN}));
     }
-    context.out.done(json!({"vars": vars.len()}));
+    context.out.done(json!({"vars": names.len()}));
     Ok(0)
 }

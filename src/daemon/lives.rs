@@ -12,6 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use tokio::sync::{Notify, mpsc};
 
 use super::access::Principal;
+use super::binds::Binds;
 use super::home::Home;
 use super::publishing;
 use super::requests;
@@ -29,6 +30,8 @@ use crate::wire::{running as wire, sync as wire_sync};
 
 /// How often it is looked whether Docker is back.
 const LOOK: Duration = Duration::from_secs(2);
+/// How long a Docker that went away is not asked whether it is back.
+const AWAY: Duration = Duration::from_millis(200);
 
 /// Hears what is done.
 pub type Say = dyn Fn(Option<&ServiceName>, String) + Send + Sync;
@@ -48,6 +51,7 @@ struct Folders {
     state: Arc<State>,
     tenant: TenantName,
     root: PathBuf,
+    binds: Arc<Binds>,
     known: Vec<DataVolume>,
 }
 
@@ -71,6 +75,10 @@ impl lifecycle::Folders for Folders {
             let error = Error::io(format!("the path `{path}` of the tenant's folder cannot be used"), error);
             error.hint("a volume's left side is a folder or file below the root volume, and leads through no link")
         };
+        if path.as_str().is_empty() {
+            return Ok(self.root.clone());
+        }
+        let direct = self.root.join(path.as_str());
         let mut dir = Dir::open(&self.root).map_err(cannot)?;
         let mut names = path.as_str().split('/').filter(|name| !name.is_empty()).peekable();
         while let Some(name) = names.next() {
@@ -78,7 +86,7 @@ impl lifecycle::Folders for Folders {
             let there = dir.stat_if_there(name).map_err(cannot)?;
             let is_file = there.is_some_and(|stat| stat.st_mode & 0o170_000 == 0o100_000);
             if is_file && names.peek().is_none() {
-                break;
+                return self.binds.pin(&self.tenant, path, dir.read(name).map_err(cannot)?, &direct);
             }
             dir = match there {
                 None => dir.ensure_dir(name, 0o755),
@@ -87,7 +95,7 @@ impl lifecycle::Folders for Folders {
             }
             .map_err(cannot)?;
         }
-        Ok(if path.as_str().is_empty() { self.root.clone() } else { self.root.join(path.as_str()) })
+        self.binds.pin(&self.tenant, path, dir, &direct)
     }
 
     fn context(&self, from: Context<'_>) -> Result<File> {
@@ -110,6 +118,7 @@ impl Crew {
             state: daemon.state.clone(),
             tenant: row.tenant.name.clone(),
             root: row.tenant.path.clone().into(),
+            binds: daemon.binds.clone(),
             known: row.tenant.volumes.clone(),
         };
         let owner = daemon.owner();
@@ -151,6 +160,14 @@ impl Crew {
 
     fn want(&self, services: &[&Service], wanted: Wanted) -> Result<()> {
         self.daemon.state.want(self.name(), services.iter().map(|service| &service.name), wanted)
+    }
+
+    /// Lets go of what is bound for containers when there are none any more.
+    fn release_if_done(&self) -> Result<()> {
+        if self.daemon.state.wanted(self.name())?.is_empty() {
+            self.daemon.binds.release(self.name());
+        }
+        Ok(())
     }
 
     /// Those of `services` that were asked to be one of these.
@@ -309,6 +326,7 @@ async fn perform(daemon: &Arc<Daemon>, who: &Principal, act: &Act, say: &Say) ->
             crew.want(&chosen, Wanted::None)?;
             crew.down(&chosen, "is not running");
             site.destroy(&chosen).await?;
+            crew.release_if_done()?;
             scrub(daemon, &crew, &chosen, act.scrub_data).await
         }
         Verb::Rebuild => {
@@ -411,34 +429,48 @@ pub async fn end(daemon: &Arc<Daemon>, who: &Principal, tenant: &str) -> Result<
     crew.want(&all, Wanted::None)?;
     crew.down(&all, "is not running");
     let quiet = |_: Option<&ServiceName>, text: String| tracing::info!("{text}");
-    crew.site(&quiet).destroy(&all).await
+    crew.site(&quiet).destroy(&all).await?;
+    crew.release_if_done()
 }
 
 /// Brings every tenant back to what was asked of it: now, and whenever Docker comes back.
 pub async fn keep(daemon: Arc<Daemon>) {
-    let mut settled = false;
     let mut complained = false;
     loop {
-        let lives = lives(&daemon);
         match daemon.runtime.ping().await {
             Ok(()) => {
-                if !settled {
-                    if let Err(error) = frozen::recover(&daemon).await {
-                        tracing::error!("{}", error.chain());
-                    }
-                    futures_util::future::join_all(lives.iter().map(|tenant| bring_back(&daemon, tenant))).await;
+                complained = false;
+                if let Err(error) = frozen::recover(&daemon).await {
+                    tracing::error!("{}", error.chain());
                 }
-                (settled, complained) = (true, false);
+                while_there(&daemon).await;
+                tokio::time::sleep(AWAY).await;
             }
             Err(error) => {
-                if !complained && !lives.is_empty() {
+                if !complained && !lives(&daemon).is_empty() {
                     tracing::error!("{}", error.chain());
                     complained = true;
                 }
-                settled = false;
+                tokio::time::sleep(LOOK).await;
             }
         }
-        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Brings the tenants back, and returns when Docker is gone. One that is back before the next look was away all the same.
+async fn while_there(daemon: &Arc<Daemon>) {
+    let mut gone = daemon.runtime.gone();
+    let lives = lives(daemon);
+    let back = futures_util::future::join_all(lives.iter().map(|tenant| bring_back(daemon, tenant)));
+    tokio::select! {
+        () = &mut gone => return,
+        _ = back => {}
+    }
+    loop {
+        tokio::select! {
+            () = &mut gone => return,
+            () = tokio::time::sleep(LOOK) => if daemon.runtime.ping().await.is_err() { return },
+        }
     }
 }
 

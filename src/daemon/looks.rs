@@ -14,7 +14,7 @@ use crate::model::host::{Role, VolumeRef};
 use crate::model::running::{Command, Seen, ServiceStatus, TenantStatus, Wanted};
 use crate::model::{Error, Kind, Result, ServiceName, TenantName, VolumePath};
 use crate::sys::dir::Dir;
-use crate::tenant::runtime::{Checked, Container, Exec, LogsWanted, Session, State};
+use crate::tenant::runtime::{Checked, Container, Exec, LogsWanted, Session, SessionId, State};
 use crate::transport::{Receiver, Sender, Stream};
 use crate::wire::proto::{self, input, response};
 use crate::wire::running as wire;
@@ -312,7 +312,31 @@ async fn run(
     }
     let exec = Exec { cmd: command.words.clone(), tty: command.tty, stdin: command.stdin };
     let session = daemon.runtime.exec(&there.id, &exec).await?;
-    talk(daemon, command, session, sender, receiver).await
+    let mut ended = Ended { daemon: daemon.clone(), container: there.id, session: Some(session.id.clone()) };
+    let talked = talk(daemon, command, session, sender, receiver).await;
+    if talked.is_ok() {
+        ended.session = None;
+    }
+    talked
+}
+
+/// A command in a container that is ended when this is dropped before it has ended by itself: nobody is at it any more.
+struct Ended {
+    daemon: Arc<Daemon>,
+    container: String,
+    session: Option<SessionId>,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let Some(session) = self.session.take() else { return };
+        let (daemon, container) = (self.daemon.clone(), std::mem::take(&mut self.container));
+        tokio::spawn(async move {
+            if let Err(error) = daemon.runtime.kill(&container, &session).await {
+                tracing::warn!("a command that nobody is at runs on: {}", error.chain());
+            }
+        });
+    }
 }
 
 /// A container that is removed when this is dropped.

@@ -278,8 +278,9 @@ fn answer(daemon: &Daemon, asked: &Asked, what: request::What) -> Result<respons
         }
         request::What::VarList(_) => {
             who.may_administrate()?;
-            let vars = daemon.state.vars()?.into_iter().map(|(name, value)| proto::Var { name, value }).collect();
-            Ok(response::What::Vars(proto::Vars { vars }))
+            // Never their values.
+            let names = daemon.state.vars()?.into_iter().map(|(name, _)| name).collect();
+            Ok(response::What::Vars(proto::Vars { names }))
         }
         request::What::Unpublish(unpublish) => publishing::unpublish(daemon, who, &unpublish),
         request::What::RouteList(_) => publishing::list(daemon, who),

@@ -13,7 +13,7 @@ use bollard::models::{
 };
 use bollard::query_parameters as query;
 use bytes::Bytes;
-use futures_util::future::try_join_all;
+use futures_util::future::{BoxFuture, try_join_all};
 use futures_util::{StreamExt, TryStreamExt};
 
 use super::runtime::{
@@ -204,6 +204,16 @@ impl Runtime for Docker {
         Box::pin(async move {
             let client = self.client().await?;
             client.ping().await.map(drop).map_err(|error| self.wrong("Docker was asked whether it is there", error))
+        })
+    }
+
+    /// Docker's events come on a connection that ends with it. None are asked for.
+    fn gone(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let Ok(client) = self.client().await else { return };
+            let none = HashMap::from([("type".to_owned(), vec!["daemon".to_owned()])]);
+            let mut events = client.events(Some(query::EventsOptions { filters: Some(none), ..Default::default() }));
+            while let Some(Ok(_)) = events.next().await {}
         })
     }
 

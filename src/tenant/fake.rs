@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 
 use super::runtime::{
     Answer, Build, Container, Exec, Image, Labels, LogsWanted, Output, Outputs, Runtime, Say, Session, SessionId, Spec,
@@ -96,6 +97,10 @@ fn ready<'a, T: Send + 'a>(result: Result<T>) -> Answer<'a, T> {
 impl Runtime for Fake {
     fn ping(&self) -> Answer<'_, ()> {
         ready(Ok(()))
+    }
+
+    fn gone(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
     }
 
     fn image<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Image>> {

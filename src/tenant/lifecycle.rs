@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::config::{Command, LocalPath, Origin, Service};
 use super::runtime::{Attended, Build, Container, Labels, Runtime, Spec, State, label};
-use crate::model::{Error, Kind, Result, ServiceName, TenantName, VolumePath};
+use crate::model::{Error, Kind, Result, ServiceName, TenantName, VolumePath, line};
 
 mod context;
 mod wait;
@@ -29,7 +29,8 @@ const LAST_LINES: u64 = 20;
 pub trait Folders: Send + Sync {
     /// The folder of a data volume; made and remembered if it is new.
     fn data(&self, service: &ServiceName, path: &VolumePath) -> Result<PathBuf>;
-    /// A folder or file of the tenant's own, reached through no link; a folder is made if nothing is there.
+    /// A folder or file of the tenant's own, reached through no link; a folder is made if nothing is there. The path that
+    /// is given means the same until this is asked again.
     fn local(&self, path: &LocalPath) -> Result<PathBuf>;
     /// What an image is built from, as a tar.
     fn context(&self, from: Context<'_>) -> Result<File>;
@@ -59,19 +60,11 @@ pub struct Fresh {
 
 /// What is run. A line of plain words needs no shell between the engine's signals and the program, nor one in the image.
 pub(super) fn words(command: &Command) -> Vec<String> {
-    const BUILT_IN: [&str; 21] = [
-        "exit", "cd", "export", "set", ".", ":", "exec", "eval", "trap", "ulimit", "umask", "wait", "read", "unset",
-        "if", "while", "until", "for", "case", "type", "command",
-    ];
-    let line = match command {
-        Command::Words(words) => return words.clone(),
-        Command::Line(line) => line,
-    };
-    let plain = |c: char| c.is_alphanumeric() || matches!(c, ' ' | '/' | '.' | '-' | '_' | ':' | ',' | '@' | '+');
-    let first = line.split_whitespace().next().unwrap_or_default();
-    match line.chars().all(plain) && !BUILT_IN.contains(&first) {
-        true => line.split_whitespace().map(str::to_owned).collect(),
-        false => vec!["/bin/sh".to_owned(), "-c".to_owned(), line.clone()],
+    match command {
+        Command::Words(words) => words.clone(),
+        Command::Line(line) => {
+            line::words(line).unwrap_or_else(|| vec!["/bin/sh".to_owned(), "-c".to_owned(), line.clone()])
+        }
     }
 }
 
@@ -207,13 +200,12 @@ impl Site<'_> {
     /// Makes the containers that are not there, and those that are but should be others (`renew`). Gives those
     /// that were made.
     async fn make(&self, services: &[&Service], renew: bool, fresh: Fresh) -> Result<Vec<ServiceName>> {
-        // A network that was removed behind our back: what was attached to it cannot be started any more.
+        // A network that was removed behind our back: what was attached to it hangs in the air.
         let lost_network = self.runtime.ensure_network(&self.network(), &self.labels()).await?;
         let mut made = Vec::new();
         for service in services {
             let there = self.container(&service.name).await?;
-            let cut_off = lost_network && there.as_ref().is_some_and(|there| there.state != State::Running);
-            if there.is_some() && !renew && !cut_off {
+            if there.is_some() && !renew && !lost_network {
                 continue;
             }
             let image = self.image(service, renew, fresh).await.map_err(|error| self.of_once(service, error))?;
@@ -285,6 +277,13 @@ impl Site<'_> {
                 return self.runtime.unpause(&there.id).await;
             }
             State::Created | State::Exited | State::Dead | State::Restarting => {}
+        }
+        // What was there when the container was made may be another one by now.
+        for mount in &service.volumes {
+            self.folders.local(&mount.local).map_err(|error| self.of(service, error))?;
+        }
+        for path in &service.data {
+            self.folders.data(&service.name, path).map_err(|error| self.of(service, error))?;
         }
         let began = std::time::Instant::now();
         let before = wait::last_stamp(self, &there).await?;

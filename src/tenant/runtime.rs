@@ -164,6 +164,8 @@ pub struct Usage {
 pub trait Runtime: Send + Sync {
     /// Whether the engine answers.
     fn ping(&self) -> Answer<'_, ()>;
+    /// Returns when the engine has gone away, however soon it is back.
+    fn gone(&self) -> BoxFuture<'_, ()>;
 
     fn image<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Image>>;
     fn pull<'a>(&'a self, name: &'a str, say: Say<'a>) -> Answer<'a, ()>;

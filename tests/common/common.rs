@@ -9,6 +9,8 @@ pub mod engine;
 pub mod host;
 pub mod nets;
 pub mod oracle;
+pub mod relay;
+pub mod seat;
 pub mod seed;
 pub mod trees;
 pub mod versions;

@@ -11,6 +11,9 @@ use super::{scratch, sh};
 
 pub const IMAGE: &str = "mcloud-example/flask-redis:1";
 
+/// What does nothing and ends when it is told to: the first process of a container ignores SIGTERM where it does not say.
+pub const SLEEP: &str = "\"trap 'exit 0' TERM; sleep 3600 & wait\"";
+
 pub fn example() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/flask-redis")
 }
@@ -40,14 +43,25 @@ impl Port {
     pub fn new() -> Port {
         let dir = scratch();
         let home = dir.path().join("host");
-        Port::at(dir, &home)
+        Port::made(dir, &home, &[])
     }
 
     /// With the daemon's home in a folder of the caller's choice.
     pub fn at(dir: tempfile::TempDir, home: &Path) -> Port {
+        Port::made(dir, home, &[])
+    }
+
+    /// With variables in the daemon's environment.
+    pub fn with(vars: &[(String, String)]) -> Port {
+        let dir = scratch();
+        let home = dir.path().join("host");
+        Port::made(dir, &home, vars)
+    }
+
+    fn made(dir: tempfile::TempDir, home: &Path, vars: &[(String, String)]) -> Port {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         ready();
-        let daemon = Daemon::start(home);
+        let daemon = Daemon::start_in(home, None, "127.0.0.1:0", vars);
         let admin = Client::of(&daemon, &dir.path().join("admin"));
         let names = format!("t{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         Port { daemon, admin, dir, names }
@@ -126,6 +140,13 @@ impl Drop for Port {
         let ours = |name: &&str| name.split('.').any(|part| part.starts_with(&format!("{}-", self.names)));
         for name in names.lines().filter(ours) {
             let _ = Command::new("docker").args(["rm", "-f", "-v", name]).output();
+        }
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        for mount in mounts.lines().filter_map(|line| line.split(' ').nth(1)) {
+            if mount.starts_with("/run/mcloud/") && mount.contains(&format!("/{}-", self.names)) {
+                let _ = Command::new("umount").args(["-l", mount]).output();
+                let _ = std::fs::remove_dir(mount).or_else(|_| std::fs::remove_file(mount));
+            }
         }
         for name in list(&["network", "ls", "--format", "{{.Name}}"]).lines().filter(ours) {
             let _ = Command::new("docker").args(["network", "rm", name]).output();

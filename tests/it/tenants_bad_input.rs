@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::common::docker::{IMAGE, Port};
+use crate::common::docker::{IMAGE, Port, SLEEP};
 use crate::common::host::{Client, Daemon};
 use crate::common::{scratch, sh};
 
@@ -11,19 +11,19 @@ use crate::common::{scratch, sh};
 fn a_service_that_does_not_come_up_stops_the_rest_and_says_why() {
     let port = Port::new();
     let yml = format!(
-        "one: {{image: '{IMAGE}', cmd: sleep 3600}}\ntwo: {{image: '{IMAGE}', cmd: 'echo broken pipe dream; exit 3'}}\n"
+        "one: {{image: '{IMAGE}', cmd: {SLEEP}}}\ntwo: {{image: '{IMAGE}', cmd: 'echo broken pipe dream; exit 3'}}\n"
     );
     let shop = port.init("shop", &yml);
     let failed = port.run(&["start", &shop]).exits(1);
     assert!(failed.text().contains("broken pipe dream") && failed.text().contains("status 3"), "{failed}");
     assert_eq!([port.state("shop", "one"), port.state("shop", "two")], ["stopped", "stopped"]);
 
-    let yml = format!("one: {{image: '{IMAGE}', cmd: sleep 3600, wait: '1s for \"hello\"'}}\n");
+    let yml = format!("one: {{image: '{IMAGE}', cmd: {SLEEP}, wait: '1s for \"hello\"'}}\n");
     port.run(&["update", &shop, &port.yml("wait", &yml)]).ok();
     let failed = port.run(&["start", &shop]).exits(1);
     assert!(failed.text().contains("hello"), "{failed}");
     let yml =
-        format!("one: {{image: '{IMAGE}', cmd: sleep 3600, web: 5000, wait: 1, health: {{path: /up, timeout: 1}}}}\n");
+        format!("one: {{image: '{IMAGE}', cmd: {SLEEP}, web: 5000, wait: 1, health: {{path: /up, timeout: 1}}}}\n");
     port.run(&["update", &shop, &port.yml("health", &yml)]).ok();
     let failed = port.run(&["start", &shop]).exits(1);
     assert!(failed.text().contains("not healthy after 1 s"), "{failed}");

@@ -10,7 +10,7 @@ use mcloud::tenant::docker::{Docker, SOCKET};
 use mcloud::tenant::hooks::Hook;
 use mcloud::tenant::lifecycle::{Context, Folders, Site};
 
-use crate::common::docker::{IMAGE, Port};
+use crate::common::docker::{IMAGE, Port, SLEEP};
 use crate::common::sh;
 
 /// A hook needs no folder.
@@ -52,7 +52,7 @@ fn hook(port: &Port, snapshot: &str) -> (Result<bool>, Vec<String>) {
 #[test]
 fn a_hook_runs_in_the_container_and_one_that_hangs_is_killed_there() {
     let port = Port::new();
-    let shop = port.init("shop", &format!("web: {{image: '{IMAGE}', cmd: sleep 3600}}\n"));
+    let shop = port.init("shop", &format!("web: {{image: '{IMAGE}', cmd: {SLEEP}}}\n"));
     port.run(&["start", &shop]).ok();
     let container = port.container("shop", "web");
 

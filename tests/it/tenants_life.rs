@@ -2,13 +2,13 @@
 
 use std::fs;
 
-use crate::common::docker::{IMAGE, Port, example};
+use crate::common::docker::{IMAGE, Port, SLEEP, example};
 use crate::common::sh;
 
 /// Two services that do nothing but live.
-fn sleepers(first: &str) -> String {
+fn sleepers() -> String {
     format!(
-        "one:\n    image: {IMAGE}\n    cmd: sleep {first}\n    data: [/data]\n    volumes: {{.: /code}}\ntwo:\n    image: {IMAGE}\n    cmd: sleep 3600\n"
+        "one:\n    image: {IMAGE}\n    cmd: {SLEEP}\n    data: [/data]\n    volumes: {{.: /code}}\ntwo:\n    image: {IMAGE}\n    cmd: {SLEEP}\n"
     )
 }
 
@@ -53,7 +53,7 @@ fn the_example_starts_counts_is_paused_restarted_and_keeps_its_count() {
 #[test]
 fn one_service_alone_is_created_started_and_stopped() {
     let port = Port::new();
-    let shop = port.init("shop", &sleepers("3600"));
+    let shop = port.init("shop", &sleepers());
     let one = port.on("one", "shop");
     port.run(&["create", &shop]).ok();
     assert_eq!([port.state("shop", "one"), port.state("shop", "two")], ["created", "created"]);
@@ -65,7 +65,7 @@ fn one_service_alone_is_created_started_and_stopped() {
     let missing = port.run(&["stop", &port.on("three", "shop")]).fails(1, "not_found");
     assert!(missing.text().contains("one, two"), "{missing}");
     // A service that the new mcloud.yml lacks goes; one that is new runs as the others do.
-    let yml = sleepers("3600").replace("two:", "three:");
+    let yml = sleepers().replace("two:", "three:");
     port.run(&["update", &shop, &port.yml("new", &yml)]).ok();
     assert_eq!(port.state("shop", "three"), "running");
     assert!(!sh("docker", &["ps", "-a", "--format", "{{.Names}}"]).contains(&port.on("two", "shop")));
@@ -75,7 +75,7 @@ fn one_service_alone_is_created_started_and_stopped() {
 fn a_daemon_that_starts_again_brings_each_tenant_back_to_what_was_asked() {
     let mut port = Port::new();
     for (tenant, verb) in [("run", None), ("stop", Some("stop")), ("pause", Some("pause"))] {
-        let name = port.init(tenant, &sleepers("3600"));
+        let name = port.init(tenant, &sleepers());
         port.run(&["start", &name]).ok();
         if let Some(verb) = verb {
             port.run(&[verb, &name]).ok();
@@ -100,7 +100,7 @@ fn a_daemon_that_starts_again_brings_each_tenant_back_to_what_was_asked() {
 #[test]
 fn a_network_that_was_removed_is_made_again_and_services_find_each_other_by_name() {
     let port = Port::new();
-    let shop = port.init("shop", &sleepers("3600"));
+    let shop = port.init("shop", &sleepers());
     port.run(&["start", &shop]).ok();
     port.run(&["exec", &port.on("two", "shop"), "getent", "hosts", "one"]).ok();
     port.run(&["stop", &shop]).ok();
@@ -155,7 +155,7 @@ fn start_with_init_makes_the_tenant_of_this_folder() {
     let port = Port::new();
     let folder = port.dir.path().join(port.name("here"));
     fs::create_dir(&folder).unwrap();
-    fs::write(folder.join("mcloud.yml"), sleepers("3600")).unwrap();
+    fs::write(folder.join("mcloud.yml"), sleepers()).unwrap();
     let mut command = port.admin.command(&["start", "--init"]);
     assert!(command.current_dir(&folder).status().unwrap().success());
     assert_eq!(port.state("here", "one"), "running");

@@ -1,15 +1,15 @@
 //! Looking into tenants that run, and being in them: status, logs, inspect, exec, run, vars, config, ps and kill.
 
-use std::fs;
 use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use crate::common::docker::{IMAGE, Port};
+use crate::common::seat::sit;
 use crate::common::sh;
 
 fn talker() -> String {
     format!(
-        "web:\n    image: {IMAGE}\n    cmd: \"echo one; echo two >&2; echo three; exec sleep 3600\"\n    data: [/data]\n    env: {{OWN: mine, BOTH: mine}}\n    wait: 10s for \"three\"\n    ~prod: {{env: {{OWN: prod}}}}\n"
+        "web:\n    image: {IMAGE}\n    cmd: \"echo one; echo two >&2; echo three; trap 'exit 0' TERM; sleep 3600 & wait\"\n    data: [/data]\n    env: {{OWN: mine, BOTH: mine}}\n    wait: 10s for \"three\"\n    ~prod: {{env: {{OWN: prod}}}}\n"
     )
 }
 
@@ -76,47 +76,63 @@ fn on_a_terminal_the_command_gets_one_of_its_size() {
     let port = Port::new();
     let shop = port.init("shop", &talker());
     port.run(&["start", &shop]).ok();
-    let program = port.dir.path().join("seat.py");
-    // Reads the terminal's size in the container, changes it here, and reads it there again.
-    let text = r#"
-import fcntl, os, pty, struct, sys, termios, time, select
-pid, fd = pty.fork()
-if pid == 0:
-    os.execvp(sys.argv[1], sys.argv[1:])
-def size(rows, cols):
-    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
-def until(text):
-    seen, end = b"", time.time() + 30
-    while text not in seen:
-        if time.time() > end: sys.exit("never saw %r in %r" % (text, seen))
-        if select.select([fd], [], [], 1)[0]:
-            try: seen += os.read(fd, 4096)
-            except OSError: sys.exit("ended with %r" % seen)
-size(33, 77)
-time.sleep(2)
-os.write(fd, b"stty size; echo ready$((1+1))\n")
-until(b"ready2")
-size(44, 88)
-time.sleep(1)
-os.write(fd, b"stty size\n")
-until(b"44 88")
-os.write(fd, b"exit 5\n")
-while True:
-    try:
-        if not os.read(fd, 4096): break
-    except OSError: break
-_, status = os.waitpid(pid, 0)
-sys.exit(os.waitstatus_to_exitcode(status))
-"#;
-    fs::write(&program, text).unwrap();
-    let mcloud = port.admin.command(&["exec", &port.on("web", "shop"), "sh"]);
-    let mut python = Command::new("python3");
-    python.arg(&program).arg(mcloud.get_program()).args(mcloud.get_args());
-    for (name, value) in mcloud.get_envs() {
-        python.env(name, value.unwrap_or_default());
+    let web = port.on("web", "shop");
+    for (verb, status) in [("exec", 5), ("run", 6)] {
+        let steps = ["size:33x77", "ask:stty size:33 77", "size:44x88", "ask:stty size:44 88"];
+        let exit = format!("send:exit {status}\\n");
+        let steps: Vec<&str> = steps.into_iter().chain([exit.as_str(), "end"]).collect();
+        let out = sit(&port.admin, port.dir.path(), &[verb, &web, "sh"], &steps);
+        assert_eq!(out.status.code(), Some(status), "{verb}: {}", String::from_utf8_lossy(&out.stderr));
     }
-    let out = python.output().unwrap();
-    assert_eq!(out.status.code(), Some(5), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
+fn status_and_list_follow_in_place() {
+    let port = Port::new();
+    let shop = port.init("shop", &talker());
+    port.run(&["start", &shop]).ok();
+    let stop = format!("do:stop {shop}");
+    let steps = ["size:20x200", "until:running", "until:\x1b[2A\x1b[J", &stop, "until:stopped", "send:\\x03", "end"];
+    let out = sit(&port.admin, port.dir.path(), &["status", "-f", &shop], &steps);
+    assert_eq!(out.status.code(), Some(130), "{}", String::from_utf8_lossy(&out.stderr));
+    // What does not fit is cut, so that it can be shown over.
+    let steps = ["size:20x8", "until:TENANT", "until:\x1b[2A\x1b[J", "send:\\x03", "end"];
+    let out = sit(&port.admin, port.dir.path(), &["list", "-f"], &steps);
+    assert!(!String::from_utf8_lossy(&out.stdout).contains(&shop), "{}", String::from_utf8_lossy(&out.stdout));
+
+    let mut following = port.admin.start(&["status", "-f", &shop]);
+    assert!(following.saw("\"state\":\"stopped\""));
+    port.run(&["start", &shop]).ok();
+    assert!(following.saw("\"state\":\"running\""));
+}
+
+#[test]
+fn a_command_ends_with_the_one_who_sat_at_it() {
+    let port = Port::new();
+    let shop = port.init("shop", &talker());
+    port.run(&["start", &shop]).ok();
+    let (web, container) = (port.on("web", "shop"), port.container("shop", "web"));
+    let runs = |what: &str| sh("docker", &["top", &container, "-o", "pid,args"]).contains(what);
+    let until_gone = |what: &str| {
+        let began = std::time::Instant::now();
+        while runs(what) {
+            assert!(began.elapsed().as_secs() < 60, "{what} runs on");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    };
+    let mut left = port.admin.start(&["exec", &web, "sh", "-c", "echo here; sleep 4711"]);
+    assert!(left.saw("here") && runs("sleep 4711"));
+    left.signal(rustix::process::Signal::INT);
+    assert_eq!(left.finish().status.code(), Some(130));
+    until_gone("sleep 4711");
+    let mut killed = port.admin.start(&["exec", &web, "sh", "-c", "echo here; sleep 4712"]);
+    assert!(killed.saw("here"));
+    let tasks = port.run(&["ps"]).ok();
+    let task = tasks.events.iter().find(|event| event["what"] == "exec").unwrap_or_else(|| panic!("{tasks}")).clone();
+    port.run(&["kill", &task["task"].to_string()]).ok();
+    killed.finish().fails(1, "cancelled");
+    until_gone("sleep 4712");
+    assert!(runs("sleep 3600"));
 }
 
 #[test]
@@ -132,7 +148,9 @@ fn variables_and_the_env_reach_containers_and_values_stay_hidden() {
         said.events[0]["text"].as_str().unwrap_or_default().trim_end().to_owned()
     };
     assert_eq!([env("TOKEN"), env("BOTH"), env("OWN")], ["hush-hush", "mine", "mine"]);
-    assert!(!port.run(&["vars"]).ok().text().contains("hush-hush"));
+    let vars = port.run(&["vars"]).ok();
+    assert!(vars.text().contains("TOKEN") && !vars.text().contains("hush-hush"), "{vars}");
+    assert_eq!(port.admin.plain(&["vars"]).1, "BOTH=***\nTOKEN=***\n");
     assert!(!port.run(&["inspect", &web]).ok().text().contains("hush-hush"));
     assert!(!port.daemon.log().contains("hush-hush"));
     port.run(&["unset", "TOKEN"]).ok();
@@ -147,6 +165,19 @@ fn variables_and_the_env_reach_containers_and_values_stay_hidden() {
     assert_eq!(port.run(&["config", &shop, "--diff", &other]).ok().count("lines_changed"), 2);
     let same = port.yml("same", &talker());
     assert_eq!(port.run(&["config", &shop, "--diff", &same]).ok().count("lines_changed"), 0);
+}
+
+#[test]
+fn a_service_that_says_when_it_is_ready_is_believed() {
+    let port = Port::new();
+    let yml = "web:\n    image: IMAGE\n    cmd: \"echo '@mcloud ready in 1s'; exec sleep 3600\"\n    wait: 600\n";
+    let shop = port.init("shop", &yml.replace("IMAGE", IMAGE));
+    let began = std::time::Instant::now();
+    let started = port.run(&["start", &shop]).ok();
+    let took = began.elapsed().as_secs();
+    assert!((1..200).contains(&took), "a second, and neither none nor all: {took} s\n{started}");
+    // One that runs is not waited for again.
+    port.run(&["start", &shop]).ok();
 }
 
 #[test]

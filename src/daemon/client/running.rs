@@ -149,9 +149,10 @@ impl Client {
         }
     }
 
-    pub async fn vars(&self) -> Result<Vec<(String, String)>> {
+    /// The names of the host's variables; their values stay there.
+    pub async fn vars(&self) -> Result<Vec<String>> {
         match self.ask(request::What::VarList(proto::VarList {})).await? {
-            response::What::Vars(vars) => Ok(vars.vars.into_iter().map(|var| (var.name, var.value)).collect()),
+            response::What::Vars(vars) => Ok(vars.names),
             _ => Err(unexpected()),
         }
     }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 
-use crate::model::{Error, Result};
+use crate::model::{Error, Kind, Result};
 use crate::sys::dir::Dir;
 use crate::tenant::config::LocalPath;
 
@@ -22,7 +22,6 @@ pub enum Context<'a> {
 
 /// Writes the context to `to`, which is left at its start. `root` is the tenant's folder.
 pub fn pack(root: &Dir, from: Context<'_>, mut to: File) -> Result<File> {
-    let cannot = |error: std::io::Error| Error::io("what the image is built from cannot be gathered", error);
     {
         let mut out = std::io::BufWriter::new(&mut to);
         match from {
@@ -51,8 +50,16 @@ pub fn pack(root: &Dir, from: Context<'_>, mut to: File) -> Result<File> {
     Ok(to)
 }
 
+fn cannot(error: std::io::Error) -> Error {
+    let error = Error::io("what the image is built from cannot be gathered", error);
+    match error.kind {
+        Kind::NoSpace => error
+            .hint("it is gathered in the daemon's home: make room there, or give `build:` a folder with less in it"),
+        _ => error,
+    }
+}
+
 fn walk(dir: &Dir, prefix: &[u8], out: &mut impl Write) -> Result<()> {
-    let cannot = |error: std::io::Error| Error::io("what the image is built from cannot be gathered", error);
     for entry in dir.names().map_err(cannot)? {
         let name: &[u8] = &entry.name;
         let stat = dir.stat(name).map_err(cannot)?;

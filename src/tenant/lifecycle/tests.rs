@@ -181,10 +181,8 @@ async fn volumes_that_the_image_declares_are_folders_of_ours_as_well() {
 #[test]
 fn plain_words_need_no_shell() {
     let line = |text: &str| words(&Command::Line(text.into()));
-    assert_eq!(line("redis-server --dir /data"), ["redis-server", "--dir", "/data"]);
-    for text in ["a && b", "echo $HOME", "exit 3", "A=b c", "echo 'x y'", "cd /x"] {
-        assert_eq!(line(text), ["/bin/sh", "-c", text]);
-    }
+    assert_eq!(line("redis-server --dir '/my data'"), ["redis-server", "--dir", "/my data"]);
+    assert_eq!(line("a && b"), ["/bin/sh", "-c", "a && b"]);
 }
 
 const HOOKED: &str = "db: {image: app, snapshot: {before: 'save all', after: 'echo $X', timeout: 1}}\n";

@@ -23,6 +23,13 @@ pub fn extras(entry: &Entry, config: &mut Config) -> Result<()> {
                             format!("write `{}: {reference}@ADDRESS`, or @{} for this machine", host.key, Host::Me),
                         ));
                     }
+                    if reference.volume.is_some() {
+                        return Err(host
+                            .value
+                            .at
+                            .error(format!("the host `{}` names a volume", host.key))
+                            .hint("a host is [SERVICE.]TENANT@HOST; write the volume in the command: `{host}:/data`"));
+                    }
                     config.hosts.push((host.key.clone(), reference));
                 }
             }
