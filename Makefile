@@ -8,7 +8,7 @@ SHELL := /bin/bash
 # What the tests run beside mcloud: package, and a program that it brings.
 PACKAGES := rsync:rsync attr:setfattr acl:setfacl xfsprogs:mkfs.xfs btrfs-progs:mkfs.btrfs e2fsprogs:mkfs.ext4 \
 	iproute2:ip util-linux:setpriv strace:strace git:git python3:python3 \
-	docker.io:dockerd debootstrap:debootstrap
+	docker.io:dockerd debootstrap:debootstrap fuse3:fusermount3
 
 # A release build, then the product's main job on real input, told step by step and timed.
 demo:

@@ -2,8 +2,8 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");
-    let files = ["grants", "host", "proxy", "release", "sync"].map(|file| format!("mcloud/v1/{file}.proto"));
-    let files = protox::compile(files, ["proto"])?;
+    // It imports all others.
+    let files = protox::compile(["mcloud/v1/host.proto"], ["proto"])?;
     prost_build::Config::new().bytes(["."]).compile_fds(files)?;
     Ok(())
 }

@@ -21,6 +21,7 @@ mod list;
 mod login;
 mod logs;
 mod man;
+mod mount;
 mod output;
 mod pause;
 mod ps;
@@ -39,6 +40,7 @@ mod status;
 mod stop;
 mod sync;
 mod terminal;
+mod unmount;
 mod unpublish;
 mod unset;
 mod update;
@@ -153,6 +155,8 @@ enum Verb {
     Unpublish(unpublish::Unpublish),
     Routes(routes::Routes),
     Sync(sync::Sync),
+    Mount(mount::Mount),
+    Unmount(unmount::Unmount),
     Completions(completions::Completions),
     Man(man::Man),
 }
@@ -269,6 +273,8 @@ fn verb(verb: Verb, context: Context) -> Result<u8> {
         Verb::Unpublish(arguments) => unpublish::run(&arguments, &context),
         Verb::Routes(_) => routes::run(&context),
         Verb::Sync(arguments) => sync::run(arguments, context),
+        Verb::Mount(arguments) => mount::run(&arguments, &context),
+        Verb::Unmount(arguments) => unmount::run(&arguments, &context),
         Verb::Completions(arguments) => completions::run(&arguments, &context),
         Verb::Man(arguments) => man::run(&arguments, &context),
     }

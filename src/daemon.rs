@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
 
 use crate::model::host::Role;
 use crate::model::{Error, Result, TenantName};
@@ -30,6 +31,7 @@ mod http;
 mod invitation;
 mod leases;
 mod lives;
+mod looking;
 mod looks;
 mod publishing;
 mod requests;
@@ -108,6 +110,8 @@ struct Daemon {
     routing: Mutex<()>,
     /// Held while it is looked what serves the tenants.
     refreshing: tokio::sync::Mutex<()>,
+    /// Bounds what is worked on for mounts, all together.
+    looks: Arc<Semaphore>,
 }
 
 /// Who holds the lock writes; `holder` is the connection of the client that wants it so.
@@ -342,6 +346,7 @@ async fn start(home: Home, config: &ServerConfig) -> Result<Started> {
         freeze_limit: config.freeze_limit,
         routing: Mutex::default(),
         refreshing: tokio::sync::Mutex::default(),
+        looks: Arc::new(Semaphore::new(looking::AT_ONCE)),
     });
     frozen::clear(&daemon);
     publishing::begin(&daemon).await?;

@@ -11,6 +11,7 @@ pub mod sys;
 pub mod tree;
 pub mod wire;
 
+pub mod fuse;
 pub mod proxy;
 pub mod schedule;
 pub mod sync;

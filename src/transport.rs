@@ -2,12 +2,14 @@
 //!
 //! Both ends of every connection prove an Ed25519 key with a raw public key (RFC 7250) in the TLS 1.3 handshake: the
 //! client takes no host but the one whose key it pinned, the host asks its [`Admit`] about the client's. What is said on
-//! the streams is not known here, except for the link of a sync ([`source`]).
+//! the streams is not known here, except for the link of a sync ([`source`]) and
+//! the looks of a mount ([`look`]).
 
 mod connection;
 mod endpoint;
 pub mod identity;
 mod liveness;
+pub mod look;
 mod pays;
 pub mod source;
 mod stream;

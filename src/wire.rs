@@ -7,6 +7,7 @@ pub mod frame;
 pub mod grants;
 pub mod host;
 pub mod link;
+pub mod look;
 pub mod publish;
 pub mod running;
 pub mod sync;

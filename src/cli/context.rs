@@ -77,19 +77,21 @@ impl Context {
             return Err(Error::usage(format!("this is about a tenant, and `{reference}` names a volume of one"))
                 .hint(format!("write `{}`", reference.tenant)));
         }
-        let host = match (reference.host, &self.host) {
-            (None, _) => self.host()?,
-            (Some(host), None) => host,
-            (Some(host), Some(_)) if host == self.host()? => host,
-            (Some(host), Some(other)) => {
-                return Err(Error::usage(format!(
-                    "two hosts are named: {host}, and {} with -h",
-                    super::show::text(other)
-                ))
-                .hint("name the host once"));
-            }
-        };
+        let host = self.host_of(&reference)?;
         Ok((reference.tenant, host))
+    }
+
+    /// The host that a reference names, else the one that this command is about.
+    pub fn host_of(&self, reference: &Reference) -> Result<Host> {
+        match (reference.host.clone(), &self.host) {
+            (None, _) => self.host(),
+            (Some(host), None) => Ok(host),
+            (Some(host), Some(_)) if host == self.host()? => Ok(host),
+            (Some(host), Some(other)) => {
+                Err(Error::usage(format!("two hosts are named: {host}, and {} with -h", super::show::text(other)))
+                    .hint("name the host once"))
+            }
+        }
     }
 }
 

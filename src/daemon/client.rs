@@ -24,11 +24,13 @@ use crate::wire::{host as wire, nonsense, sync as wire_sync};
 mod freeze;
 mod grants;
 mod hosts;
+mod look;
 mod publish;
 mod running;
 mod sync;
 
 pub use grants::Rights;
+pub use look::{Looking, Tree};
 pub use running::{Heard, Talk};
 pub use sync::sync_between;
 

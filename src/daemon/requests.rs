@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::access::Principal;
 use super::state::{Standing, TenantRow};
-use super::{Daemon, grants, leases, lives, looks, now_unix, publishing, syncs, tenants};
+use super::{Daemon, grants, leases, lives, looking, looks, now_unix, publishing, syncs, tenants};
 use crate::model::host::{InviteTerms, Role, TenantGlob};
 use crate::model::{Error, Kind, Result, TenantName};
 use crate::transport::identity::{Identity, random};
@@ -144,6 +144,7 @@ async fn request(daemon: Arc<Daemon>, session: Arc<Session>, mut stream: Stream)
         request::What::Inspect(wanted) => looks::inspect(daemon, principal, stream, wanted).await,
         request::What::Command(command) => looks::command(daemon, principal, stream, command).await,
         request::What::Publish(publish) => publishing::publish(daemon, principal, stream, publish).await,
+        request::What::LookOpen(open) => looking::serve(daemon, principal, stream, open).await,
         what => {
             if let request::What::TenantRemove(remove) = &what
                 && let Err(error) = lives::end(&daemon, &principal, &remove.tenant).await
@@ -310,7 +311,8 @@ fn answer(daemon: &Daemon, asked: &Asked, what: request::What) -> Result<respons
         | request::What::Logs(_)
         | request::What::Inspect(_)
         | request::What::Command(_)
-        | request::What::Publish(_) => Err(nonsense("a request on the wrong stream")),
+        | request::What::Publish(_)
+        | request::What::LookOpen(_) => Err(nonsense("a request on the wrong stream")),
     }
 }
 

@@ -83,6 +83,21 @@ fn mapped_file(line: &str) -> Option<(u64, u64)> {
     (writes_through && inode != 0).then_some((device, inode))
 }
 
+/// Begins a session of its own, which no terminal's end or Ctrl-C reaches.
+pub fn leave_session() {
+    // Fails only for whoever leads one already.
+    let _ = rustix::process::setsid();
+}
+
+/// Lets go of the terminal, or whatever the standard streams are, and of the folder: whoever waits for their end has it.
+pub fn leave_terminal() -> std::io::Result<()> {
+    let nothing = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&nothing)?;
+    rustix::stdio::dup2_stdout(&nothing)?;
+    rustix::stdio::dup2_stderr(&nothing)?;
+    Ok(rustix::process::chdir("/")?)
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{BufRead, BufReader};

@@ -135,6 +135,11 @@ impl Connection {
         self.close(Close::Stopping, "the daemon stops");
     }
 
+    /// Ends a connection whose other end does not answer.
+    pub fn give_up(&self) {
+        self.close(Close::Bye, "no answer");
+    }
+
     pub(super) fn close(&self, code: Close, reason: &str) {
         self.quic.close((code as u32).into(), reason.as_bytes());
     }

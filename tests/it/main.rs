@@ -16,6 +16,7 @@ mod fuzz_smoke;
 mod harness;
 mod house;
 mod ignore_rules;
+mod mount_live;
 mod own_commands;
 mod proxy_hold;
 mod sync_bad_input;
