@@ -15,6 +15,7 @@ pub mod fuse;
 pub mod proxy;
 pub mod schedule;
 pub mod sync;
+pub mod store;
 pub mod tenant;
 
 pub mod transport;

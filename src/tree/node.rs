@@ -30,7 +30,7 @@ pub fn node_name(bytes: &[u8]) -> Name {
 }
 
 /// Builds a list bottom up, one item after the other, in memory bounded by the height of its tree.
-pub struct ListBuilder<F: FnMut(Name, Vec<u8>)> {
+pub struct ListBuilder<F: FnMut(Name, Vec<u8>), U: FnMut(Name, Vec<u8>) = fn(Name, Vec<u8>)> {
     kind: ListKind,
     items: Vec<u8>,
     count: usize,
@@ -38,11 +38,21 @@ pub struct ListBuilder<F: FnMut(Name, Vec<u8>)> {
     upper: Vec<Vec<Name>>,
     /// Sees each leaf as it is finished.
     leaf: F,
+    /// Sees each node above the leaves as it is finished.
+    above: U,
 }
 
 impl<F: FnMut(Name, Vec<u8>)> ListBuilder<F> {
+    /// `leaf` sees the leaves; of the nodes above them only the names are made.
     pub fn new(kind: ListKind, leaf: F) -> Self {
-        ListBuilder { kind, items: Vec::new(), count: 0, upper: Vec::new(), leaf }
+        ListBuilder::whole(kind, leaf, |_, _| ())
+    }
+}
+
+impl<F: FnMut(Name, Vec<u8>), U: FnMut(Name, Vec<u8>)> ListBuilder<F, U> {
+    /// `leaf` sees the leaves, `above` all other nodes.
+    pub fn whole(kind: ListKind, leaf: F, above: U) -> Self {
+        ListBuilder { kind, items: Vec::new(), count: 0, upper: Vec::new(), leaf, above }
     }
 
     pub fn push_entry(&mut self, entry: &Entry) {
@@ -85,7 +95,9 @@ impl<F: FnMut(Name, Vec<u8>)> ListBuilder<F> {
     fn end_upper(&mut self, level: usize) {
         let names = std::mem::take(&mut self.upper[level]);
         let items = names.iter().flat_map(|name| name.0).collect::<Vec<u8>>();
-        let name = node_name(&node_bytes(self.kind, level as u8 + 1, names.len(), &items));
+        let bytes = node_bytes(self.kind, level as u8 + 1, names.len(), &items);
+        let name = node_name(&bytes);
+        (self.above)(name, bytes);
         self.lift(level + 1, name);
     }
 
@@ -151,6 +163,23 @@ pub fn decode_chunks(bytes: &[u8]) -> Option<Vec<ChunkRef>> {
         chunks.push(ChunkRef { len, name: take_name(&mut rest)? });
     }
     rest.is_empty().then_some(chunks)
+}
+
+/// The level of a node; above the leaves also the names of the nodes in it. `None` if the bytes are not one of this kind.
+pub fn decode_upper(kind: ListKind, bytes: &[u8]) -> Option<(u8, Vec<Name>)> {
+    let [tag, level, rest @ ..] = bytes else { return None };
+    if *tag != kind as u8 {
+        return None;
+    }
+    if *level == 0 {
+        return Some((0, Vec::new()));
+    }
+    let mut rest = rest;
+    let count = usize::try_from(take(&mut rest)?).ok()?;
+    if count > ITEMS_MAX || rest.len() != count * 32 {
+        return None;
+    }
+    Some((*level, rest.chunks_exact(32).filter_map(Name::from_slice).collect()))
 }
 
 fn leaf_header(kind: ListKind, bytes: &[u8]) -> Option<(&[u8], usize)> {
