@@ -35,6 +35,7 @@ mod run;
 mod server;
 mod set;
 mod show;
+mod snapshot;
 mod start;
 mod status;
 mod stop;
@@ -157,6 +158,7 @@ enum Verb {
     Sync(sync::Sync),
     Mount(mount::Mount),
     Unmount(unmount::Unmount),
+    Snapshot(snapshot::Snapshot),
     Completions(completions::Completions),
     Man(man::Man),
 }
@@ -275,6 +277,7 @@ fn verb(verb: Verb, context: Context) -> Result<u8> {
         Verb::Sync(arguments) => sync::run(arguments, context),
         Verb::Mount(arguments) => mount::run(&arguments, &context),
         Verb::Unmount(arguments) => unmount::run(&arguments, &context),
+        Verb::Snapshot(arguments) => snapshot::run(arguments, context),
         Verb::Completions(arguments) => completions::run(&arguments, &context),
         Verb::Man(arguments) => man::run(&arguments, &context),
     }

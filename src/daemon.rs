@@ -35,6 +35,7 @@ mod looking;
 mod looks;
 mod publishing;
 mod requests;
+mod snapshots;
 mod state;
 mod syncs;
 mod tasks;
@@ -70,6 +71,18 @@ pub struct ServerConfig {
     pub freeze_limit: Duration,
     /// The longest that a request for a paused tenant waits.
     pub hold: Duration,
+    pub store: StoreConfig,
+}
+
+/// Where a daemon keeps its snapshots.
+#[derive(Clone, Debug, Default)]
+pub struct StoreConfig {
+    /// `s3://BUCKET/PREFIX`; `None`: in the home.
+    pub url: Option<String>,
+    /// The file with the key by which it is sealed.
+    pub key: Option<PathBuf>,
+    /// A bucket is not sealed, either.
+    pub plain: bool,
 }
 
 /// How long running syncs may take to come to a safe place when the daemon stops.
@@ -112,6 +125,7 @@ struct Daemon {
     refreshing: tokio::sync::Mutex<()>,
     /// Bounds what is worked on for mounts, all together.
     looks: Arc<Semaphore>,
+    store: snapshots::Kept,
 }
 
 /// Who holds the lock writes; `holder` is the connection of the client that wants it so.
@@ -347,6 +361,7 @@ async fn start(home: Home, config: &ServerConfig) -> Result<Started> {
         routing: Mutex::default(),
         refreshing: tokio::sync::Mutex::default(),
         looks: Arc::new(Semaphore::new(looking::AT_ONCE)),
+        store: snapshots::Kept::at(config.store.clone()),
     });
     frozen::clear(&daemon);
     publishing::begin(&daemon).await?;

@@ -14,8 +14,8 @@ pub mod wire;
 pub mod fuse;
 pub mod proxy;
 pub mod schedule;
-pub mod sync;
 pub mod store;
+pub mod sync;
 pub mod tenant;
 
 pub mod transport;

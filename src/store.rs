@@ -3,6 +3,7 @@
 //! A snapshot is a sync into the store ([`save`]), a restore is one out of it ([`serve`]). Neither side of the link knows
 //! that the other one is no live directory.
 
+pub mod gc;
 mod index;
 mod lru;
 mod pack;
@@ -13,10 +14,12 @@ pub mod save;
 pub mod seal;
 mod serve;
 pub mod snapshot;
+pub mod verify;
 mod walk;
 mod writer;
 
 pub use serve::serve;
+pub use writer::Writer;
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -31,7 +34,6 @@ use index::{Hit, Index};
 use place::Place;
 use seal::Key;
 use snapshot::Snapshot;
-use writer::Writer;
 
 /// The store of a host, open. One process has it open at a time.
 pub struct Store {
@@ -62,6 +64,9 @@ impl std::fmt::Debug for Store {
     }
 }
 
+/// Snapshots with their ids, the oldest first.
+pub type Snapshots = Vec<(Name, Snapshot)>;
+
 /// What a store says of itself: format, whether it is sealed and with which key.
 const SAYS: &str = "mcloud store 1";
 /// It stands while packs are written that no index knows yet.
@@ -88,7 +93,8 @@ impl Store {
     /// Opens the store at `place`, which is made if there is none. `cache`: a folder of this machine for its index.
     pub fn open(place: Place, cache: &Path, key: Option<Key>) -> Result<Store> {
         let label = place.label();
-        let cannot = |what: &str, cause: std::io::Error| Error::io(format!("the store {label} cannot be {what}"), cause);
+        let cannot =
+            |what: &str, cause: std::io::Error| Error::io(format!("the store {label} cannot be {what}"), cause);
         place::make_folder(cache).map_err(|cause| cannot("opened", cause))?;
         let lock = lock_file(&cache.join("lock")).map_err(|cause| cannot("locked", cause))?;
         let Some(lock) = lock else {
@@ -207,7 +213,7 @@ impl Store {
     }
 
     /// All snapshots, the oldest first, and the files that should be ones and are damaged.
-    pub fn snapshots_and_damage(&self) -> Result<(Vec<(Name, Snapshot)>, Vec<String>)> {
+    pub fn snapshots_and_damage(&self) -> Result<(Snapshots, Vec<String>)> {
         let found = self.place.list("snapshots");
         let found = found.map_err(|cause| self.place_error("the snapshots cannot be listed", cause))?;
         let (mut all, mut damaged) = (Vec::new(), Vec::new());
@@ -223,7 +229,8 @@ impl Store {
                 None => Some(bytes.to_vec()),
             };
             let id = pack::name_at(&file.name);
-            match opened.filter(|bytes| Some(Name::of(bytes)) == id).and_then(|bytes| Snapshot::decode(&bytes)).zip(id) {
+            match opened.filter(|bytes| Some(Name::of(bytes)) == id).and_then(|bytes| Snapshot::decode(&bytes)).zip(id)
+            {
                 Some((snapshot, id)) => all.push((id, snapshot)),
                 None => damaged.push(file.name),
             }
@@ -233,10 +240,24 @@ impl Store {
     }
 
     /// All snapshots, the oldest first.
-    pub fn snapshots(&self) -> Result<Vec<(Name, Snapshot)>> {
+    pub fn snapshots(&self) -> Result<Snapshots> {
         let (all, damaged) = self.snapshots_and_damage()?;
         damaged.iter().for_each(|file| tracing::error!("{file} in the store {} is damaged", self.label()));
         Ok(all)
+    }
+
+    /// One snapshot, which stays readable while the pin lives.
+    pub fn hold(&self, id: Name) -> Result<(Snapshot, Pin)> {
+        let find = || {
+            let found = self.snapshots()?.into_iter().find(|(own, _)| *own == id);
+            found.map(|(_, snapshot)| snapshot).ok_or_else(|| {
+                Error::new(Kind::NotFound, format!("there is no snapshot {id}"))
+                    .hint("`mcloud snapshot list` shows those there are")
+            })
+        };
+        let pin = self.pin(find()?.volumes.iter().map(snapshot::Volume::content).collect());
+        // Whoever removed it before the pin was set did not see the pin.
+        Ok((find()?, pin))
     }
 
     /// Removes snapshots. What only they held stays until it is collected.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::daemon::{self, ServerConfig};
+use crate::daemon::{self, ServerConfig, StoreConfig};
 use crate::model::{Error, Result};
 use crate::tenant::docker::SOCKET;
 
@@ -46,6 +46,15 @@ pub struct Server {
     /// The longest that a request for a paused tenant waits before it is told to come again, seconds
     #[arg(long, value_name = "SECS", env = "MCLOUD_HOLD", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     hold: u32,
+    /// Where snapshots are kept: s3://BUCKET/PREFIX, credentials from the AWS_ variables; default: in the home
+    #[arg(long, value_name = "URL", env = "MCLOUD_STORE")]
+    store: Option<String>,
+    /// The key that seals the store, made if there is none; a bucket is sealed with the home's keys/store.key where this is left out
+    #[arg(long, value_name = "FILE", env = "MCLOUD_STORE_KEY")]
+    store_key: Option<PathBuf>,
+    /// Keep snapshots in a bucket unsealed
+    #[arg(long, env = "MCLOUD_STORE_PLAIN", conflicts_with = "store_key")]
+    store_plain: bool,
 }
 
 fn listener(text: &str) -> Result<SocketAddr, String> {
@@ -54,7 +63,9 @@ fn listener(text: &str) -> Result<SocketAddr, String> {
 }
 
 pub fn run(arguments: Server, context: &Context) -> Result<u8> {
-    let Server { home, listen, http, https, admin, docker, freeze_limit, hold } = arguments;
+    let Server { home, listen, http, https, admin, docker, freeze_limit, hold, store, store_key, store_plain } =
+        arguments;
+    let store = StoreConfig { url: store, key: store_key, plain: store_plain };
     let home = match home {
         Some(home) => home,
         None => context::daemon_home()?,
@@ -63,7 +74,7 @@ pub fn run(arguments: Server, context: &Context) -> Result<u8> {
         .map_err(|cause| Error::io(format!("{} is not a folder's name", home.display()), cause))?;
     context.out.detail(format!("home {}", home.display()));
     let [freeze_limit, hold] = [freeze_limit, hold].map(|seconds| Duration::from_secs(seconds.into()));
-    let config = ServerConfig { home, listen, http, https, admin, docker, freeze_limit, hold };
+    let config = ServerConfig { home, listen, http, https, admin, docker, freeze_limit, hold, store };
     context::block_on(daemon::serve(config))?;
     Ok(0)
 }

@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::daemon::client::sync_between;
-use crate::model::between::Between;
+use crate::daemon::client::{Restore, restore_to_tenant, sync_between};
+use crate::model::between::{Between, Sum};
 use crate::model::sync::{Report, SyncOptions};
 use crate::model::{Error, Host, Kind, Place, Reference, Result};
 use crate::sync::Cancel;
@@ -31,7 +31,8 @@ use observer::Watching;
 /// The target becomes equal to the source: new, changed, moved and removed entries, with all their metadata. What is
 /// equal is not read again, what was moved is not sent again. On a terminal the plan is shown and a question asked.
 ///
-/// SRC and DST are folders, or references: [SERVICE.]TENANT@HOST[:PORT][:/VOLUME]. A tenant without a volume means its code,
+/// SRC and DST are folders, or references: [SERVICE.]TENANT@HOST[:PORT][:/VOLUME]; SRC can be a snapshot, too, by its id or as
+/// latest:REF (see `mcloud help snapshot`). A tenant without a volume means its code,
 /// when the other one is a folder, and its data volumes when the other one is a tenant, too.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
@@ -39,6 +40,7 @@ use observer::Watching;
   mcloud sync shop@203.0.113.5 ./copy                    and back
   mcloud sync redis.shop@203.0.113.5:/data ./data        one data volume
   mcloud sync shop@203.0.113.5 next@203.0.113.5          all data of one tenant to another
+  mcloud sync latest:shop ./copy                         a snapshot
   mcloud sync /srv/a /srv/b --dry-run                    two folders, no daemon; only show what would be done
   mcloud sync . shop@me --watch --exclude '*.log'        again after each change")]
 pub struct Sync {
@@ -89,9 +91,71 @@ enum Way {
     Push(PathBuf, Reference),
     Pull(Reference, PathBuf),
     Tenants(Between),
+    Restore(Restore, Host, Place),
+}
+
+/// How a snapshot is restored.
+#[derive(Args, Debug, Default)]
+pub struct RestoreOptions {
+    /// No question, no halt rule
+    #[arg(long)]
+    force: bool,
+    /// Only show the plan
+    #[arg(long)]
+    dry_run: bool,
+    /// No question
+    #[arg(long)]
+    yes: bool,
+    /// Keep what the snapshot lacks
+    #[arg(long)]
+    no_remove: bool,
+    /// Only this part of both trees
+    #[arg(long, value_name = "SUB")]
+    path: Option<OsString>,
+    /// Leave out, and leave alone at the target, what matches (gitignore syntax); may be given again
+    #[arg(long, value_name = "PAT")]
+    exclude: Vec<String>,
+    /// Read every file of the target again, whatever is remembered of it
+    #[arg(long)]
+    checksum: bool,
+    /// To a tenant: the code (the root volume), too
+    #[arg(long)]
+    code: bool,
+    /// Only this volume of the snapshot: `root`, or SERVICE:/PATH
+    #[arg(long, value_name = "VOLUME")]
+    volume: Option<String>,
+    /// At most so many bytes a second: 500K, 10M, 1.5G (powers of 1000) or 64MiB (of 1024)
+    #[arg(long, value_name = "RATE")]
+    bwlimit: Option<String>,
+    /// Leave services that use a target volume running
+    #[arg(long)]
+    no_restart: bool,
 }
 
 pub fn run(arguments: Sync, context: Context) -> Result<u8> {
+    if let Some(word) = arguments.source.to_str().filter(|word| is_snapshot(word)) {
+        if arguments.watch {
+            return Err(Error::usage("--watch follows a folder of this machine, and the source is a snapshot")
+                .hint("a snapshot does not change: sync it once"));
+        }
+        let word = word.to_owned();
+        let Sync { target, force, dry_run, yes, no_remove, path, exclude, checksum, code, bwlimit, no_restart, .. } =
+            arguments;
+        let options = RestoreOptions {
+            force,
+            dry_run,
+            yes,
+            no_remove,
+            path,
+            exclude,
+            checksum,
+            code,
+            volume: None,
+            bwlimit,
+            no_restart,
+        };
+        return restore(&word, &target, &options, context);
+    }
     let options = options(&arguments)?;
     let source = Place::parse(&arguments.source)?;
     let target = Place::parse(&arguments.target)?;
@@ -108,25 +172,95 @@ pub fn run(arguments: Sync, context: Context) -> Result<u8> {
     let watched = match &way {
         _ if !arguments.watch => None,
         Way::Folders(from, _) | Way::Push(from, _) => Some(from.clone()),
-        Way::Pull(..) | Way::Tenants(_) => {
+        Way::Pull(..) | Way::Tenants(_) | Way::Restore(..) => {
             return Err(Error::usage("--watch follows a folder of this machine, and the source is a tenant")
                 .hint("run it where the folder is, or sync again from time to time"));
         }
     };
-    context::block_on(async move {
-        let watching = Arc::new(Watching::new(context.out.clone(), options.clone()));
-        let cancel = Cancel::default();
-        stop_on_signals(context.out.clone(), cancel.clone(), watching.clone());
-        let job = Job { way, options, watching, cancel, out: context.out };
-        match watched {
-            None => {
-                let report = job.once().await?;
-                job.out.done(fields(&report));
-                Ok(if report.left_out > 0 { 5 } else { 0 })
-            }
-            Some(folder) => watch::run(&job, &folder).await,
+    context::block_on(finish(way, options, watched, context))
+}
+
+async fn finish(way: Way, options: SyncOptions, watched: Option<PathBuf>, context: Context) -> Result<u8> {
+    let watching = Arc::new(Watching::new(context.out.clone(), options.clone()));
+    let cancel = Cancel::default();
+    stop_on_signals(context.out.clone(), cancel.clone(), watching.clone());
+    let job = Job { way, options, watching, cancel, out: context.out };
+    match watched {
+        None => {
+            let report = job.once().await?;
+            job.out.done(fields(&report));
+            Ok(if report.left_out > 0 { 5 } else { 0 })
         }
+        Some(folder) => watch::run(&job, &folder).await,
+    }
+}
+
+/// Whether a source is meant as a snapshot: `latest:REF`, or an id, where there is no folder of this name.
+fn is_snapshot(word: &str) -> bool {
+    let id = word.split_once('@').map_or(word, |(id, _)| id);
+    let is_id = id.len() >= 4 && id.len() <= 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    word.starts_with("latest:")
+        || is_id && id.bytes().any(|byte| byte.is_ascii_digit()) && !PathBuf::from(word).exists()
+}
+
+/// A snapshot to wherever it is to be.
+pub fn restore(word: &str, target: &OsString, arguments: &RestoreOptions, context: Context) -> Result<u8> {
+    let options = SyncOptions {
+        force: arguments.force,
+        yes: arguments.yes,
+        dry_run: arguments.dry_run,
+        no_remove: arguments.no_remove,
+        checksum: arguments.checksum,
+        path: arguments.path.as_ref().map_or(Ok(Vec::new()), |path| sub_path(path.as_bytes()))?,
+        exclude: arguments.exclude.clone(),
+        bytes_per_second: arguments.bwlimit.as_deref().map_or(Ok(0), rate::parse)?,
+        no_restart: arguments.no_restart,
+    };
+    let to = Place::parse(target)?;
+    let (word, host) = whose(word, &context)?;
+    context::block_on(async move {
+        let found = context::connect(&host).await?.snapshot_find(&[word]).await?;
+        let Some((id, snapshot)) = found.into_iter().next() else {
+            return Err(Error::failed("the daemon does not say which snapshot that is"));
+        };
+        let what = Restore { id, snapshot, volume: arguments.volume.clone(), code: arguments.code };
+        if let Place::Folder(folder) = &to {
+            // Said before anything is made.
+            let several = what.folders()?.len() > 1;
+            if several && !options.dry_run {
+                std::fs::create_dir_all(folder)
+                    .map_err(|cause| Error::io(format!("{} cannot be made", folder.display()), cause))?;
+            }
+        }
+        finish(Way::Restore(what, host, to), options, None, context).await
     })
+}
+
+/// The host behind a snapshot's `@`, else the one that the command is about.
+fn whose(word: &str, context: &Context) -> Result<(String, Host)> {
+    if let Some(of) = word.strip_prefix("latest:") {
+        let mut reference: Reference = of.parse()?;
+        let host = reference.host.take().map_or_else(|| context.host(), Ok)?;
+        return Ok((format!("latest:{reference}"), host));
+    }
+    match word.split_once('@') {
+        Some((id, host)) => Ok((id.to_owned(), host.parse()?)),
+        None => Ok((word.to_owned(), context.host()?)),
+    }
+}
+
+/// Several volumes, each to a folder of its own; one alone is the folder itself.
+async fn restore_to_folders(what: &Restore, host: &Host, folder: &std::path::Path, job: &Job) -> Result<Report> {
+    let client = context::connect(host).await?;
+    let mut sum = Sum::default();
+    for (volume, below) in what.folders()? {
+        let folder = below.map_or_else(|| folder.to_owned(), |below| folder.join(below));
+        let to = local::live_dir(&folder, &job.out);
+        sum.add(
+            client.snapshot_pull(what.id, &volume, &to, &job.options, job.watching.clone(), job.cancel.clone()).await?,
+        );
+    }
+    Ok(sum.report)
 }
 
 /// A sync that can be done again.
@@ -178,6 +312,15 @@ impl Job {
                 }
                 let target = context::connect(to).await?;
                 sync_between(&source, &target, between, options, observer, cancel).await
+            }
+            Way::Restore(what, host, Place::Folder(folder)) => restore_to_folders(what, host, folder, self).await,
+            Way::Restore(what, host, Place::Tenant(to)) => {
+                let source = context::connect(host).await?;
+                if host == host_of(to) {
+                    return restore_to_tenant(&source, &source, what, to, options, observer, cancel).await;
+                }
+                let target = context::connect(host_of(to)).await?;
+                restore_to_tenant(&source, &target, what, to, options, observer, cancel).await
             }
         }
     }

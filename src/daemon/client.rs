@@ -27,11 +27,13 @@ mod hosts;
 mod look;
 mod publish;
 mod running;
+mod snapshots;
 mod sync;
 
 pub use grants::Rights;
 pub use look::{Looking, Tree};
 pub use running::{Heard, Talk};
+pub use snapshots::{Created, Restore, restore_to_tenant};
 pub use sync::sync_between;
 
 /// A request that is not a sync is answered by then.

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::access::Principal;
 use super::state::{Standing, TenantRow};
-use super::{Daemon, grants, leases, lives, looking, looks, now_unix, publishing, syncs, tenants};
+use super::{Daemon, grants, leases, lives, looking, looks, now_unix, publishing, snapshots, syncs, tenants};
 use crate::model::host::{InviteTerms, Role, TenantGlob};
 use crate::model::{Error, Kind, Result, TenantName};
 use crate::transport::identity::{Identity, random};
@@ -145,6 +145,7 @@ async fn request(daemon: Arc<Daemon>, session: Arc<Session>, mut stream: Stream)
         request::What::Command(command) => looks::command(daemon, principal, stream, command).await,
         request::What::Publish(publish) => publishing::publish(daemon, principal, stream, publish).await,
         request::What::LookOpen(open) => looking::serve(daemon, principal, stream, open).await,
+        request::What::SnapshotCreate(create) => snapshots::create(daemon, principal, stream, create).await,
         what => {
             if let request::What::TenantRemove(remove) = &what
                 && let Err(error) = lives::end(&daemon, &principal, &remove.tenant).await
@@ -255,10 +256,16 @@ fn answer(daemon: &Daemon, asked: &Asked, what: request::What) -> Result<respons
                 who.may(Role::Viewer, &volume.tenant)?;
                 let host =
                     PublicKey::from_slice(&wanted.host_key).ok_or_else(|| nonsense("a host's key that is none"))?;
-                let row = tenants::find(&daemon.state, &volume.tenant, |name| who.sees(name))?;
-                tenants::live(&daemon.home, &row, &volume)?;
+                match wanted.snapshot.is_empty() {
+                    true => {
+                        let row = tenants::find(&daemon.state, &volume.tenant, |name| who.sees(name))?;
+                        drop(tenants::live(&daemon.home, &row, &volume)?);
+                    }
+                    false => drop(snapshots::volume(daemon, who, &wanted.snapshot, &volume)?),
+                }
                 let (secret, now) = (random::<32>()?, now_unix());
-                daemon.state.issue_ticket(&secret, &host, &volume, now, now + TICKET_SECONDS)?;
+                let good_for = snapshots::ticket(&secret, &wanted.snapshot);
+                daemon.state.issue_ticket(&good_for, &host, &volume, now, now + TICKET_SECONDS)?;
                 let addresses = addresses(daemon, asked.local_ip).iter().map(SocketAddr::to_string).collect();
                 Ok(response::What::Ticket(proto::Ticket { secret: Bytes::copy_from_slice(&secret), addresses }))
             })
@@ -270,6 +277,9 @@ fn answer(daemon: &Daemon, asked: &Asked, what: request::What) -> Result<respons
             let tenant = Some(wire::tenant_out(&row.tenant));
             Ok(response::What::Config(proto::ConfigText { tenant, text: row.config }))
         }
+        request::What::SnapshotList(_) => snapshots::list(daemon, who),
+        request::What::SnapshotFind(find) => snapshots::find(daemon, who, &find.snapshots),
+        request::What::SnapshotRemove(remove) => snapshots::remove(daemon, who, &remove.snapshots),
         request::What::VarSet(var) => {
             let what = if var.value.is_some() { "set" } else { "unset" };
             noted(what, "", &var.name.clone(), &mut || {
@@ -312,6 +322,7 @@ fn answer(daemon: &Daemon, asked: &Asked, what: request::What) -> Result<respons
         | request::What::Inspect(_)
         | request::What::Command(_)
         | request::What::Publish(_)
+        | request::What::SnapshotCreate(_)
         | request::What::LookOpen(_) => Err(nonsense("a request on the wrong stream")),
     }
 }

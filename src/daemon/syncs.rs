@@ -20,6 +20,7 @@ use crate::model::host::{Role, VolumeRef};
 use crate::model::sync::{Event, Plan, Report};
 use crate::model::{Error, Kind, Result};
 use crate::sync::{self, Cancel, LiveDir, Observer};
+use crate::transport::identity::to_hex;
 use crate::transport::{Connection, PublicKey, Receiver, Sender, Stream, dial, source};
 use crate::wire::proto::{self, response, sync_control, sync_start};
 use crate::wire::{host as wire, nonsense, sync as wire_sync};
@@ -36,13 +37,17 @@ pub async fn source(daemon: Arc<Daemon>, who: Principal, mut stream: Stream, ope
     let running = daemon.running.clone();
     let found = tokio::task::spawn_blocking({
         let daemon = daemon.clone();
-        move || -> Result<(VolumeRef, LiveDir, i64)> {
+        move || -> Result<(VolumeRef, Served, i64)> {
             let volume = wire::volume_in(open.volume)?;
             let (state, now) = (&daemon.state, now_unix());
-            let number =
-                state.audit_begin(&who.key, &who.label(), "read", volume.tenant.as_str(), &volume.to_string(), now)?;
+            let on = match open.snapshot.is_empty() {
+                true => volume.to_string(),
+                false => format!("{volume} in the snapshot {}", to_hex(&open.snapshot)),
+            };
+            let number = state.audit_begin(&who.key, &who.label(), "read", volume.tenant.as_str(), &on, now)?;
             let look = || {
-                let ticket = !open.ticket.is_empty() && state.redeem_ticket(&open.ticket, &who.key, &volume, now)?;
+                let secret = super::snapshots::ticket(&open.ticket, &open.snapshot);
+                let ticket = !open.ticket.is_empty() && state.redeem_ticket(&secret, &who.key, &volume, now)?;
                 if !open.ticket.is_empty() && !ticket {
                     return Err(Error::new(Kind::Refused, format!("the ticket for {volume} is not good (any more)"))
                         .hint("run the sync again: a ticket is good once, for a minute"));
@@ -50,10 +55,13 @@ pub async fn source(daemon: Arc<Daemon>, who: Principal, mut stream: Stream, ope
                 if !ticket {
                     who.may(Role::Viewer, &volume.tenant)?;
                 }
+                if !open.snapshot.is_empty() {
+                    return super::snapshots::found(&daemon, &open.snapshot, &volume).map(Served::Kept);
+                }
                 let row = tenants::find(state, &volume.tenant, |name| who.sees(name))?;
                 match open.frozen.is_empty() {
-                    true => tenants::live(&daemon.home, &row, &volume),
-                    false => daemon.leases.view(&open.frozen, &volume),
+                    true => tenants::live(&daemon.home, &row, &volume).map(Served::Live),
+                    false => daemon.leases.view(&open.frozen, &volume).map(Served::Live),
                 }
             };
             match look() {
@@ -75,7 +83,10 @@ pub async fn source(daemon: Arc<Daemon>, who: Principal, mut stream: Stream, ope
     }
     let (end, cut) = source::remote_target(stream);
     let stopping = daemon.stopping.clone();
-    let serving = tokio::task::spawn_blocking(move || sync::serve(&dir, end));
+    let serving = tokio::task::spawn_blocking(move || match dir {
+        Served::Live(dir) => sync::serve(&dir, end),
+        Served::Kept(kept) => kept.serve(end),
+    });
     let served = until(serving, || stopping.load(Ordering::SeqCst), &cut).await;
     let result = match served {
         Ok(()) => "ok".to_owned(),
@@ -86,6 +97,12 @@ pub async fn source(daemon: Arc<Daemon>, who: Principal, mut stream: Stream, ope
     };
     let _ = tokio::task::spawn_blocking(move || daemon.state.audit_end(number, &result)).await;
     drop(running);
+}
+
+/// A source of this host.
+enum Served {
+    Live(LiveDir),
+    Kept(super::snapshots::KeptVolume),
 }
 
 /// Runs a sync whose target is here, and tells the client on this stream.
@@ -188,6 +205,10 @@ async fn work(
                 Err(error) => (label, From::Link(Box::pin(async { Err(error) }))),
             }
         }
+        Some(sync_start::Source::Snapshot(from)) => {
+            let (label, link) = super::snapshots::link(daemon, who, from)?;
+            (label, From::Link(link))
+        }
         None => return Err(nonsense("a sync without a source")),
     };
     let options = wire_sync::options_in(start.options.unwrap_or_default());
@@ -222,7 +243,8 @@ async fn far(daemon: Arc<Daemon>, remote: proto::RemoteSource) -> Result<Linked>
             "the data goes straight from host to host: the target's host has to reach the source's, at this UDP port";
         if error.message.contains("reach") { error.hint(hint) } else { error }
     })?;
-    let open = proto::SourceOpen { volume: remote.volume, ticket: remote.ticket, frozen: remote.frozen };
+    let proto::RemoteSource { volume, ticket, frozen, snapshot, .. } = remote;
+    let open = proto::SourceOpen { volume, ticket, frozen, snapshot };
     let stream = super::client::open_source(&connection, open).await?;
     Ok(Linked::over(stream, Some(connection)))
 }

@@ -29,6 +29,7 @@ impl Host {
             docker,
             freeze_limit: Duration::from_secs(60),
             hold: Duration::from_secs(30),
+            store: Default::default(),
         };
         let home = Home::at(&config.home);
         let lock = home.take().unwrap();

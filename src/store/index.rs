@@ -79,7 +79,8 @@ impl Segment {
         let file = File::open(path)?;
         let mut head = [0; HEAD];
         file.read_exact_at(&mut head, 0)?;
-        let number = |at: usize, len: usize| head[at..at + len].iter().rev().fold(0u64, |sum, b| sum << 8 | u64::from(*b));
+        let number =
+            |at: usize, len: usize| head[at..at + len].iter().rev().fold(0u64, |sum, b| sum << 8 | u64::from(*b));
         let (packs, bits, count) = (number(16, 4), number(20, 4), number(24, 8));
         if head[..16] != MAGIC[..] || bits > 28 || count > u64::from(u32::MAX) {
             return Err(damaged());
@@ -98,7 +99,8 @@ impl Segment {
             return Err(damaged());
         }
         let (pack_rows, fanout) = bytes.split_at(packs as usize * PACK_ROW);
-        let packs = pack_rows.chunks_exact(PACK_ROW).map(decode_pack).collect::<Option<Vec<_>>>().ok_or_else(damaged)?;
+        let packs =
+            pack_rows.chunks_exact(PACK_ROW).map(decode_pack).collect::<Option<Vec<_>>>().ok_or_else(damaged)?;
         let starts: Vec<u32> = fanout.as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
         if !starts.is_sorted() || starts.last().map(|last| u64::from(*last)) != Some(count) {
             return Err(damaged());
@@ -146,7 +148,7 @@ impl Segment {
         BufReader::with_capacity(1 << 20, Rows { file: &self.file, at: self.rows })
     }
 
-    fn name(&self) -> String {
+    pub fn name(&self) -> String {
         self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }
 }
@@ -375,6 +377,22 @@ impl Index {
         Ok(index)
     }
 
+    /// What is left of this index, and new objects. Durable when it returns.
+    pub fn replaced(
+        &self,
+        dir: &Path,
+        (packs, mut entries): (Vec<Pack>, Vec<Entry>),
+        keeps: impl Fn(usize, u64) -> bool,
+        keeps_pack: impl Fn(&Pack) -> bool,
+    ) -> Result<Index> {
+        entries.sort_unstable_by_key(|entry| entry.name);
+        let mut writer = SegmentWriter::new(self.fresh_path(dir), packs, entries.len() as u64)?;
+        entries.iter().try_for_each(|entry| writer.push(entry))?;
+        let fresh = Arc::new(writer.finish()?);
+        let index = Index { segments: std::iter::once(fresh).chain(self.segments.iter().cloned()).collect() };
+        index.only(dir, |segment, row, _| segment.checked_sub(1).is_none_or(|old| keeps(old, row)), keeps_pack)
+    }
+
     fn merged(
         &self,
         path: PathBuf,
@@ -520,7 +538,7 @@ mod tests {
             }
             prop_assert!(index.segments.len() <= SEGMENTS + 1);
             if dropped > 0 {
-                index = index.only(dir.path(), |_, _, entry| entry.offset % 3 != dropped, |_| true).unwrap();
+                index.only(dir.path(), |_, _, entry| entry.offset % 3 != dropped, |_| true).unwrap();
                 model.retain(|_, (offset, _)| *offset % 3 != dropped);
             }
             let index = Index::open(dir.path()).unwrap().unwrap();

@@ -36,6 +36,11 @@ impl<K: Hash + Eq + Clone, V: Clone> Lru<K, V> {
         }
     }
 
+    pub fn clear(&mut self) {
+        self.values.clear();
+        self.used.clear();
+    }
+
     pub fn remove(&mut self, key: &K) {
         if let Some((_, at)) = self.values.remove(key) {
             self.used.remove(&at);

@@ -75,9 +75,7 @@ impl Place {
     pub fn put(&self, name: &str, bytes: &Bytes) -> Result<()> {
         match self {
             Place::Folder(dir) => put_durably(&dir.join(name), bytes),
-            Place::Bucket(bucket) => {
-                bucket.wait(bucket.objects.put(&bucket.key(name), bytes.clone().into())).map(drop)
-            }
+            Place::Bucket(bucket) => bucket.wait(bucket.objects.put(&bucket.key(name), bytes.clone().into())).map(drop),
         }
     }
 

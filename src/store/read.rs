@@ -143,7 +143,12 @@ impl Store {
     }
 
     /// Hands out the leaves of a list, in order.
-    pub fn each_leaf(&self, list: &Name, kind: ListKind, mut each: impl FnMut(Name, Bytes) -> Result<()>) -> Result<()> {
+    pub fn each_leaf(
+        &self,
+        list: &Name,
+        kind: ListKind,
+        mut each: impl FnMut(Name, Bytes) -> Result<()>,
+    ) -> Result<()> {
         // The names still to be read, the next one last, each with the level it has to be on.
         let mut ahead: Vec<(Name, Option<u8>)> = vec![(*list, None)];
         while let Some((name, expected)) = ahead.pop() {

@@ -42,19 +42,20 @@ impl Store {
         }
     }
 
-    fn known_packs(&self) -> HashSet<Name> {
+    pub(super) fn known_packs(&self) -> HashSet<Name> {
         self.index().segments.iter().flat_map(|segment| segment.packs.iter().map(|pack| pack.name)).collect()
     }
 
     /// What the packs say is in them. One that says nothing sensible is left out, and stays.
-    fn all_contents(&self, wanted: impl Fn(Name) -> bool) -> Result<(Vec<Pack>, Vec<Entry>)> {
+    pub(super) fn all_contents(&self, wanted: impl Fn(Name) -> bool) -> Result<(Vec<Pack>, Vec<Entry>)> {
         let found = self.place.list("packs").map_err(|cause| self.place_error("the packs cannot be listed", cause))?;
         let (mut packs, mut entries) = (Vec::new(), Vec::new());
         for file in found {
             let Some(name) = pack::name_at(&file.name).filter(|name| wanted(*name)) else { continue };
             let read = |offset, len| -> std::io::Result<Bytes> { self.place.get(&file.name, Some((offset, len))) };
             let contents = pack::contents(file.len, self.key.as_ref(), read);
-            let Some((kind, inside)) = contents.map_err(|cause| self.place_error("a pack cannot be read", cause))? else {
+            let Some((kind, inside)) = contents.map_err(|cause| self.place_error("a pack cannot be read", cause))?
+            else {
                 tracing::error!("{} in the store {} is damaged", file.name, self.label());
                 continue;
             };

@@ -93,7 +93,8 @@ fn store_all(writer: &Writer<'_>, work: &crossbeam_channel::Receiver<Job>) -> Re
         for Job(chunks, data) in work {
             let mut rest = &data[..];
             for chunk in chunks {
-                let (bytes, after) = rest.split_at_checked(chunk.len as usize).ok_or_else(|| nonsense("half a file"))?;
+                let (bytes, after) =
+                    rest.split_at_checked(chunk.len as usize).ok_or_else(|| nonsense("half a file"))?;
                 rest = after;
                 group.put(chunk.name, bytes)?;
             }
@@ -167,7 +168,9 @@ impl Take<'_, '_> {
         self.ask(Ask::Open(open))?;
         let Tell::Opened { .. } = self.next()? else { return Err(nonsense("no answer to the opening")) };
         self.ask(Ask::Scan)?;
-        let Tell::Scanned { top, entries, bytes } = self.next()? else { return Err(nonsense("something else than its scan")) };
+        let Tell::Scanned { top, entries, bytes } = self.next()? else {
+            return Err(nonsense("something else than its scan"));
+        };
         let mut rest = &top[..];
         let top = Entry::decode(&mut rest).filter(|top| top.is_dir() && top.name.is_empty() && rest.is_empty());
         let mut top = top.ok_or_else(|| nonsense("a root that cannot be read"))?;
@@ -213,7 +216,9 @@ impl Take<'_, '_> {
         };
         if root != root_name(&top) {
             let hint = if fresh { "try again" } else { "try again; if it happens again, try with --checksum" };
-            return Err(Error::new(Kind::Corrupt, "what was received does not add up to what the source has").hint(hint));
+            return Err(
+                Error::new(Kind::Corrupt, "what was received does not add up to what the source has").hint(hint)
+            );
         }
         Ok(Saved { root: top, entries, bytes, bytes_read, left_out: self.left_out })
     }

@@ -491,4 +491,3 @@ fn item(dir: u32, at: u32, entry: &Entry, state: FileState) -> FileItem {
 fn tell(to: &mpsc::Sender<Tell>, what: Tell) -> Result<(), Stop> {
     to.blocking_send(what).map_err(|_| Stop::HungUp)
 }
-

@@ -116,10 +116,9 @@ impl Snapshot {
             let (service, path) = (text(rest)?, text(rest)?);
             let data = match (service.as_str(), path.as_str()) {
                 ("", "") => None,
-                (service, path) => Some(DataVolume {
-                    service: ServiceName::new(service).ok()?,
-                    path: VolumePath::new(path).ok()?,
-                }),
+                (service, path) => {
+                    Some(DataVolume { service: ServiceName::new(service).ok()?, path: VolumePath::new(path).ok()? })
+                }
             };
             let (entries, bytes, left_out) = (take(rest)?, take(rest)?, take(rest)?);
             let root = Entry::decode(rest).filter(|root| root.is_dir() && root.name.is_empty())?;
@@ -144,9 +143,8 @@ pub fn path_of(id: Name) -> String {
 
 /// Which snapshot a word means: an id, cut to where it is unique, or `latest:REF`. `all` are oldest first.
 pub fn meant<'a>(word: &str, all: &'a [(Name, Snapshot)]) -> Result<&'a (Name, Snapshot)> {
-    let not_found = |message: String| {
-        Error::new(Kind::NotFound, message).hint("`mcloud snapshot list` shows those there are")
-    };
+    let not_found =
+        |message: String| Error::new(Kind::NotFound, message).hint("`mcloud snapshot list` shows those there are");
     if let Some(of) = word.strip_prefix("latest:") {
         let newest = all.iter().rev().find(|(_, snapshot)| snapshot.of == of);
         return newest.ok_or_else(|| not_found(format!("there is no snapshot of `{}`", of.escape_debug())));

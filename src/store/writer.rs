@@ -41,6 +41,8 @@ pub type Names = HashSet<Name, BuildHasherDefault<FirstBytes>>;
 
 pub struct Writer<'s> {
     pub(super) store: &'s Store,
+    /// What is durable is put into the index as it comes.
+    learns: bool,
     /// What this writer has taken on itself and the index does not know.
     claimed: Mutex<Names>,
     chunks: Mutex<OpenPack>,
@@ -49,8 +51,10 @@ pub struct Writer<'s> {
     ready: Mutex<Ready>,
     failure: Mutex<Option<Error>>,
     /// Bytes of objects that were new, and the bytes of packs they became.
-    pub raw_bytes: AtomicU64,
-    pub stored_bytes: AtomicU64,
+    raw_bytes: AtomicU64,
+    stored_bytes: AtomicU64,
+    /// Packs handed to the writing threads that are not durable.
+    unwritten: AtomicU64,
 }
 
 struct End<'w, 's>(&'w Writer<'s>);
@@ -68,53 +72,24 @@ struct Ready {
     nodes: (Vec<Pack>, Vec<Entry>),
 }
 
+impl Ready {
+    fn joined(self) -> (Vec<Pack>, Vec<Entry>) {
+        let (mut packs, mut entries) = self.chunks;
+        let base = packs.len() as u32;
+        packs.extend(self.nodes.0);
+        entries.extend(self.nodes.1.into_iter().map(|entry| Entry { pack: entry.pack + base, ..entry }));
+        (packs, entries)
+    }
+}
+
 impl<'s> Writer<'s> {
     /// Does `work` with a writer. When this returns well, all that was written is durable and in the index.
     pub fn run<T>(store: &'s Store, work: impl FnOnce(&Writer<'s>) -> Result<T>) -> Result<T> {
         store.begin_unsure()?;
-        let count = if store.place.is_remote() { WRITERS_REMOTE } else { WRITERS };
-        let (full, to_write) = crossbeam_channel::bounded(count);
-        let open = |kind| Mutex::new(OpenPack::new(kind, store.is_sealed()));
-        let writer = Writer {
-            store,
-            claimed: Mutex::default(),
-            chunks: open(PackKind::Chunks),
-            nodes: open(PackKind::Nodes),
-            full: Mutex::new(Some(full)),
-            ready: Mutex::default(),
-            failure: Mutex::default(),
-            raw_bytes: AtomicU64::new(0),
-            stored_bytes: AtomicU64::new(0),
-        };
-        let done = std::thread::scope(|scope| {
-            let shared = &writer;
-            for _ in 0..count {
-                let to_write = to_write.clone();
-                scope.spawn(move || {
-                    for packed in to_write {
-                        let done = shared.write_pack(packed);
-                        shared.note(done);
-                    }
-                });
-            }
-            drop(to_write);
-            // However the work ends, the threads hear that nothing more comes.
-            let _end = End(shared);
-            let done = work(shared);
-            shared.close(PackKind::Chunks)?;
-            shared.close(PackKind::Nodes)?;
-            done
-        });
-        let failure = lock(&writer.failure).take();
-        let done = failure.map_or(done, Err);
-        let ready = std::mem::take(&mut *lock(&writer.ready));
-        let claimed = std::mem::take(&mut *lock(&writer.claimed));
+        let (done, ready, claimed) = Writer::write(store, true, work);
         match done {
             Ok(value) => {
-                let (mut packs, mut entries) = ready.chunks;
-                let base = packs.len() as u32;
-                packs.extend(ready.nodes.0);
-                entries.extend(ready.nodes.1.into_iter().map(|entry| Entry { pack: entry.pack + base, ..entry }));
+                let (packs, entries) = ready.joined();
                 fail::fail_point!("store.before_index", |_| Err(Error::failed("fault injected before the index")));
                 store.learn(packs, entries)?;
                 store.healed(&claimed)?;
@@ -133,17 +108,92 @@ impl<'s> Writer<'s> {
         }
     }
 
+    /// Does `work` with a writer, and returns what was written, which is durable and not in the index. The store is
+    /// unsure until the caller ends that.
+    pub(super) fn gather(
+        store: &'s Store,
+        work: impl FnOnce(&Writer<'s>) -> Result<()>,
+    ) -> Result<(Vec<Pack>, Vec<Entry>)> {
+        store.begin_unsure()?;
+        let (done, ready, _) = Writer::write(store, false, work);
+        done.map(|()| ready.joined())
+    }
+
+    fn write<T>(
+        store: &'s Store,
+        learns: bool,
+        work: impl FnOnce(&Writer<'s>) -> Result<T>,
+    ) -> (Result<T>, Ready, Names) {
+        let count = if store.place.is_remote() { WRITERS_REMOTE } else { WRITERS };
+        let (full, to_write) = crossbeam_channel::bounded(count);
+        let open = |kind| Mutex::new(OpenPack::new(kind, store.is_sealed()));
+        let writer = Writer {
+            store,
+            learns,
+            claimed: Mutex::default(),
+            chunks: open(PackKind::Chunks),
+            nodes: open(PackKind::Nodes),
+            full: Mutex::new(Some(full)),
+            ready: Mutex::default(),
+            failure: Mutex::default(),
+            raw_bytes: AtomicU64::new(0),
+            stored_bytes: AtomicU64::new(0),
+            unwritten: AtomicU64::new(0),
+        };
+        let done = std::thread::scope(|scope| {
+            let shared = &writer;
+            for _ in 0..count {
+                let to_write = to_write.clone();
+                scope.spawn(move || {
+                    for packed in to_write {
+                        let done = shared.write_pack(packed);
+                        shared.note(done);
+                        shared.unwritten.fetch_sub(1, Ordering::Release);
+                    }
+                });
+            }
+            drop(to_write);
+            // However the work ends, the threads hear that nothing more comes.
+            let _end = End(shared);
+            let done = work(shared);
+            shared.close(PackKind::Chunks)?;
+            shared.close(PackKind::Nodes)?;
+            done
+        });
+        let failure = lock(&writer.failure).take();
+        let ready = std::mem::take(&mut *lock(&writer.ready));
+        let claimed = std::mem::take(&mut *lock(&writer.claimed));
+        (failure.map_or(done, Err), ready, claimed)
+    }
+
     fn note(&self, done: Result<()>) {
         if let Err(error) = done {
             lock(&self.failure).get_or_insert(error);
         }
     }
 
+    /// Waits until what was written is durable, so that it can be counted.
+    pub fn settle(&self) -> Result<()> {
+        self.close(PackKind::Chunks)?;
+        self.close(PackKind::Nodes)?;
+        while self.unwritten.load(Ordering::Acquire) > 0 {
+            self.check()?;
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// Bytes of objects that were new, and the bytes of packs that they became.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.raw_bytes.load(Ordering::Relaxed), self.stored_bytes.load(Ordering::Relaxed))
+    }
+
     /// What stopped the writing, if anything did.
     pub fn check(&self) -> Result<()> {
         match lock(&self.failure).take() {
             Some(error) => {
-                let again = Error { kind: error.kind, message: error.message.clone(), hint: error.hint.clone(), cause: None };
+                let again =
+                    Error { kind: error.kind, message: error.message.clone(), hint: error.hint.clone(), cause: None };
                 lock(&self.failure).get_or_insert(error);
                 Err(again)
             }
@@ -192,6 +242,7 @@ impl<'s> Writer<'s> {
     fn send(&self, pack: OpenPack) -> Result<()> {
         let packed = pack.close(self.store.key.as_ref())?;
         let full = lock(&self.full).clone();
+        self.unwritten.fetch_add(1, Ordering::Relaxed);
         let sent = full.is_some_and(|full| full.send(packed).is_ok());
         if sent { Ok(()) } else { Err(Error::failed("the store's writers have stopped")) }
     }
@@ -220,7 +271,7 @@ impl<'s> Writer<'s> {
             packs.push(Pack { name, len: bytes.len() as u64, kind });
             entries.iter_mut().for_each(|entry| entry.pack = number);
             waiting.append(&mut entries);
-            match kind == PackKind::Chunks && waiting.len() >= WAITING {
+            match self.learns && kind == PackKind::Chunks && waiting.len() >= WAITING {
                 true => Some((std::mem::take(packs), std::mem::take(waiting))),
                 false => None,
             }
@@ -256,6 +307,11 @@ impl<'w, 's> Group<'w, 's> {
         if bytes.is_empty() || !self.writer.claim(&name)? {
             return Ok(());
         }
+        self.put_again(name, bytes)
+    }
+
+    /// Adds an object, whether the store has it or not.
+    pub fn put_again(&mut self, name: Name, bytes: &[u8]) -> Result<()> {
         self.raw.extend_from_slice(bytes);
         self.objects.push((name, bytes.len() as u32));
         if self.raw.len() >= FRAME_BYTES { self.flush() } else { Ok(()) }

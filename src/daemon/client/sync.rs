@@ -9,11 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::freeze::{Lease, freeze};
+use super::freeze::freeze;
 use super::{Client, start, unexpected};
 use crate::daemon::copies::until;
 use crate::model::between::{Between, Sum, one_volume, pair};
-use crate::model::host::VolumeRef;
+use crate::model::host::{Tenant, VolumeRef};
 use crate::model::sync::{Event, Plan, Report, SyncOptions};
 use crate::model::{Error, Kind, Reference, Result};
 use crate::sync::{self, Cancel, LiveDir, Observer};
@@ -103,7 +103,7 @@ pub async fn pull(
     let before = client.connection.traffic();
     let volume = one_volume(from)?;
     let lease = freeze(client, std::slice::from_ref(&volume), false, options, &observer, &cancel).await?;
-    let open = proto::SourceOpen { volume: Some(wire::volume_out(&volume)), ticket: Bytes::new(), frozen: lease.id() };
+    let open = proto::SourceOpen { volume: Some(wire::volume_out(&volume)), frozen: lease.id(), ..Default::default() };
     let stream = super::open_source(&client.connection, open).await?;
     let (end, cut) = source::remote_source(stream);
     let (dir, options, stop) = (to.clone(), options.clone(), cancel.clone());
@@ -128,17 +128,7 @@ pub async fn sync_between(
     observer: Arc<dyn Observer>,
     cancel: Cancel,
 ) -> Result<Report> {
-    let find = async |client: &Client, reference: &Reference| {
-        let tenants = client.tenant_list().await?;
-        let names: Vec<String> = tenants.iter().map(|tenant| tenant.name.to_string()).collect();
-        tenants.into_iter().find(|tenant| tenant.name == reference.tenant).ok_or_else(|| {
-            let there =
-                if names.is_empty() { "it shows us none".to_owned() } else { format!("it has {}", names.join(", ")) };
-            Error::new(Kind::NotFound, format!("{} has no tenant `{}`", client.connection.label(), reference.tenant))
-                .hint(there)
-        })
-    };
-    let pairs = pair(between, &find(source, &between.from).await?, &find(target, &between.to).await?)?;
+    let pairs = pair(between, &source.tenant(&between.from).await?, &target.tenant(&between.to).await?)?;
     let several = pairs.len() > 1;
     let volumes: Vec<VolumeRef> = pairs.iter().map(|(from, _)| from.clone()).collect();
     let here = source.who.host_key == target.who.host_key;
@@ -149,29 +139,53 @@ pub async fn sync_between(
         if several {
             observer.event(Event::Note(format!("{from} → {to}")));
         }
-        let volumes = (&from, &to);
-        let one = one_between((source, target), volumes, &lease, options, observer.clone(), cancel.clone());
+        let seen = Seen { frozen: lease.id(), snapshot: Bytes::new() };
+        let one = one_between((source, target), (&from, &to), seen, options, observer.clone(), cancel.clone());
         sum.add(one.await?);
     }
     Ok(lease.end(sum.report).await)
 }
 
-async fn one_between(
+impl Client {
+    /// The tenant that a reference names.
+    pub(super) async fn tenant(&self, reference: &Reference) -> Result<Tenant> {
+        let tenants = self.tenant_list().await?;
+        let names: Vec<String> = tenants.iter().map(|tenant| tenant.name.to_string()).collect();
+        tenants.into_iter().find(|tenant| tenant.name == reference.tenant).ok_or_else(|| {
+            let there =
+                if names.is_empty() { "it shows us none".to_owned() } else { format!("it has {}", names.join(", ")) };
+            Error::new(Kind::NotFound, format!("{} has no tenant `{}`", self.connection.label(), reference.tenant))
+                .hint(there)
+        })
+    }
+}
+
+/// How a source volume is seen: as it lives, where both are empty; in a frozen view, or in a snapshot, by its id.
+#[derive(Default)]
+pub(super) struct Seen {
+    pub frozen: Bytes,
+    pub snapshot: Bytes,
+}
+
+/// One volume to one volume.
+pub(super) async fn one_between(
     (source, target): (&Client, &Client),
     (from, to): (&VolumeRef, &VolumeRef),
-    lease: &Lease,
+    seen: Seen,
     options: &SyncOptions,
     observer: Arc<dyn Observer>,
     cancel: Cancel,
 ) -> Result<Report> {
     let from_out = wire::volume_out(from);
     let here = source.who.host_key == target.who.host_key;
-    let from_where = if here {
+    let from_where = if here && !seen.snapshot.is_empty() {
+        sync_start::Source::Snapshot(proto::SnapshotSource { id: seen.snapshot, volume: Some(from_out) })
+    } else if here {
         sync_start::Source::Here(from_out)
     } else {
         let host_key = target.connection.peer();
-        let wanted =
-            proto::TicketWanted { source: Some(from_out.clone()), host_key: Bytes::copy_from_slice(&host_key.0) };
+        let host_key = Bytes::copy_from_slice(&host_key.0);
+        let wanted = proto::TicketWanted { source: Some(from_out.clone()), host_key, snapshot: seen.snapshot.clone() };
         let response::What::Ticket(ticket) = source.ask(request::What::TicketWanted(wanted)).await? else {
             return Err(unexpected());
         };
@@ -180,14 +194,15 @@ async fn one_between(
             addresses: source.reachable(ticket.addresses),
             host_key: Bytes::copy_from_slice(&source.connection.peer().0),
             ticket: ticket.secret,
-            frozen: lease.id(),
+            frozen: seen.frozen.clone(),
+            snapshot: seen.snapshot,
         })
     };
     let sync = proto::SyncStart {
         target: Some(wire::volume_out(to)),
         options: Some(wire_sync::options_out(options)),
         source: Some(from_where),
-        frozen: lease.id(),
+        frozen: seen.frozen,
     };
     let control = start(&target.connection, request::What::SyncStart(sync)).await?;
     watch(control, observer, cancel).await

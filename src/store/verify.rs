@@ -1,0 +1,270 @@
+//! Whether the store is what it says: its packs there and whole, every snapshot's every object in them. What is hurt is
+//! named by snapshot and path, and from then on not relied on: the next snapshot that still finds it puts it back.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::index::{Entry, Pack};
+use super::pack;
+use super::walk::{Below, Walk, content_of};
+use super::{Store, lock, read_lock, write_lock};
+use crate::model::{Error, Kind, Name, Result};
+use crate::tree::scan::threads;
+use crate::tree::view::join;
+
+/// The most paths that are named of one volume: where a root is lost, all below it is.
+const PATHS: usize = 1000;
+
+/// What was looked at, and what is wrong.
+#[derive(Clone, Debug, Default)]
+pub struct Verified {
+    pub snapshots: u64,
+    pub objects: u64,
+    pub packs: u64,
+    pub bytes_read: u64,
+    pub problems: Vec<Problem>,
+}
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// A file of the store, and what is the matter with it.
+    File { file: String, what: String },
+    /// Something that cannot be restored from a snapshot as it was.
+    Path { snapshot: Name, volume: String, path: Vec<u8> },
+}
+
+impl Store {
+    /// Verifies. With `read_data` every byte is read, else what is there is believed to be whole. `hear` is told bytes
+    /// read; `cancel` ends it.
+    pub fn verify(&self, read_data: bool, hear: &(dyn Fn(u64) + Sync), cancel: &AtomicBool) -> Result<Verified> {
+        let _shared = read_lock(&self.gate);
+        let mut found = Verified::default();
+        let (snapshots, damaged) = self.snapshots_and_damage()?;
+        for file in damaged {
+            found.problems.push(Problem::File { file, what: "is damaged: the snapshot cannot be read".into() });
+        }
+        self.check_index(&mut found)?;
+        let lost_packs = self.check_packs(&mut found)?;
+        let lost_objects = match read_data {
+            true => self.read_all(&mut found, &lost_packs, hear, cancel)?,
+            false => HashSet::new(),
+        };
+        self.forget_lost(&lost_packs, &lost_objects)?;
+
+        let mut walk = Walk::new(self);
+        for (_, snapshot) in &snapshots {
+            for volume in &snapshot.volumes {
+                if cancel.load(Ordering::Relaxed) {
+                    return Err(cancelled());
+                }
+                walk.root(volume.content())?;
+            }
+        }
+        found.snapshots = snapshots.len() as u64;
+        found.objects = walk.objects;
+        if !walk.lost.is_empty() {
+            for (id, snapshot) in &snapshots {
+                for volume in &snapshot.volumes {
+                    for path in self.hurt_paths(&walk, volume.content())? {
+                        found.problems.push(Problem::Path { snapshot: *id, volume: volume.label(), path });
+                    }
+                }
+            }
+        }
+        // A list that a snapshot being taken has just written is whole, and not in this walk.
+        *write_lock(&self.hurt) = walk.hurt;
+        self.save_hurt()?;
+        Ok(found)
+    }
+
+    fn check_index(&self, found: &mut Verified) -> Result<()> {
+        for segment in &self.index().segments {
+            if !segment.is_whole().map_err(|cause| self.index_error(cause))? {
+                let file = format!("index/{}", segment.name());
+                found.problems.push(Problem::File { file, what: "was damaged; the index is built anew".into() });
+                return self.rebuild();
+            }
+        }
+        Ok(())
+    }
+
+    /// Packs of the index that are gone or cut off.
+    fn check_packs(&self, found: &mut Verified) -> Result<HashSet<Name>> {
+        let there = self.place.list("packs").map_err(|cause| self.place_error("the packs cannot be listed", cause))?;
+        let there: HashMap<Name, u64> =
+            there.into_iter().filter_map(|file| Some((pack::name_at(&file.name)?, file.len))).collect();
+        found.packs = there.len() as u64;
+        let mut lost = HashSet::new();
+        for pack in self.packs() {
+            let what = match there.get(&pack.name) {
+                None => "is gone".to_owned(),
+                Some(len) if *len != pack.len => format!("has {len} bytes, and had {}", pack.len),
+                Some(_) => continue,
+            };
+            // Removed by a collection since the listing: then the index does not know it any more either.
+            found.problems.push(Problem::File { file: pack::path_of(pack.name), what });
+            lost.insert(pack.name);
+        }
+        Ok(lost)
+    }
+
+    fn packs(&self) -> Vec<Pack> {
+        let mut packs: Vec<Pack> =
+            self.index().segments.iter().flat_map(|segment| segment.packs.iter().copied()).collect();
+        packs.sort_by_key(|pack| pack.name);
+        packs.dedup_by_key(|pack| pack.name);
+        packs
+    }
+
+    /// Reads all packs; the objects in them that are not what their names say.
+    fn read_all(
+        &self,
+        found: &mut Verified,
+        lost: &HashSet<Name>,
+        hear: &(dyn Fn(u64) + Sync),
+        cancel: &AtomicBool,
+    ) -> Result<HashSet<(Name, Name)>> {
+        let mut entries: HashMap<Name, Vec<Entry>> = HashMap::new();
+        let packs: Vec<Pack> = self.packs().into_iter().filter(|pack| !lost.contains(&pack.name)).collect();
+        let (work, bytes_read) = (Mutex::new(packs), AtomicU64::new(0));
+        let outcome = Mutex::new((HashSet::new(), Vec::new()));
+        // Only packs that are not whole are looked into: their entries are found when the first one is.
+        let by_pack = Mutex::new(&mut entries);
+        std::thread::scope(|scope| {
+            let readers: Vec<_> = (0..threads())
+                .map(|_| {
+                    scope.spawn(|| -> Result<()> {
+                        loop {
+                            if cancel.load(Ordering::Relaxed) {
+                                return Err(cancelled());
+                            }
+                            let Some(pack) = lock(&work).pop() else { return Ok(()) };
+                            let path = pack::path_of(pack.name);
+                            let bytes = self.place.get(&path, None);
+                            let bytes =
+                                bytes.map_err(|cause| self.place_error(&format!("{path} cannot be read"), cause))?;
+                            hear(bytes_read.fetch_add(bytes.len() as u64, Ordering::Relaxed) + bytes.len() as u64);
+                            if Name::of(&bytes) == pack.name {
+                                continue;
+                            }
+                            let inside = {
+                                let mut by_pack = lock(&by_pack);
+                                if by_pack.is_empty() {
+                                    **by_pack = self.entries_by_pack()?;
+                                }
+                                by_pack.get(&pack.name).cloned().unwrap_or_default()
+                            };
+                            let bad: Vec<Name> = inside
+                                .iter()
+                                .filter(|entry| !is_whole(entry, &bytes, &pack, self.key.as_ref()))
+                                .map(|entry| entry.name)
+                                .collect();
+                            let what = match bad.len() {
+                                0 => "is damaged; the objects in it are whole".to_owned(),
+                                count => format!("is damaged; {count} of the {} objects in it are lost", inside.len()),
+                            };
+                            let mut outcome = lock(&outcome);
+                            outcome.0.extend(bad.into_iter().map(|name| (pack.name, name)));
+                            outcome.1.push(Problem::File { file: path, what });
+                        }
+                    })
+                })
+                .collect();
+            readers.into_iter().try_for_each(|reader| {
+                reader.join().unwrap_or_else(|_| Err(Error::failed("a thread that verifies the store broke")))
+            })
+        })?;
+        let (bad, problems) = outcome.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        found.problems.extend(problems);
+        found.bytes_read = bytes_read.into_inner();
+        Ok(bad)
+    }
+
+    fn entries_by_pack(&self) -> Result<HashMap<Name, Vec<Entry>>> {
+        let mut all: HashMap<Name, Vec<Entry>> = HashMap::new();
+        for segment in &self.index().segments {
+            for entry in segment.entries().map_err(|cause| self.index_error(cause))? {
+                let entry = entry.map_err(|cause| self.index_error(cause))?;
+                all.entry(segment.packs[entry.pack as usize].name).or_default().push(entry);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Takes what is lost out of the index: what is not there is not to be relied on.
+    fn forget_lost(&self, packs: &HashSet<Name>, objects: &HashSet<(Name, Name)>) -> Result<()> {
+        if packs.is_empty() && objects.is_empty() {
+            return Ok(());
+        }
+        let _changing = lock(&self.changing);
+        let index = self.index();
+        let keeps = |segment: usize, _: u64, entry: &Entry| {
+            let pack = index.segments[segment].packs[entry.pack as usize].name;
+            objects.is_empty() || !objects.contains(&(pack, entry.name))
+        };
+        let next = index.only(&self.cache, keeps, |pack| !packs.contains(&pack.name));
+        *write_lock(&self.index) = Arc::new(next.map_err(|cause| self.index_error(cause))?);
+        let forgotten: Vec<Name> = packs.iter().copied().chain(objects.iter().map(|(pack, _)| *pack)).collect();
+        self.forget(&forgotten);
+        lock(&self.frames).clear();
+        lock(&self.windows).clear();
+        Ok(())
+    }
+
+    /// The paths below a root of which something is lost.
+    fn hurt_paths(&self, walk: &Walk<'_>, root: Name) -> Result<Vec<Vec<u8>>> {
+        let mut paths = BTreeSet::new();
+        let mut todo = vec![(root, Vec::new())];
+        while let Some((list, path)) = todo.pop() {
+            if paths.len() >= PATHS {
+                break;
+            }
+            if walk.lost.contains(&list) {
+                paths.insert(path);
+                continue;
+            }
+            if !walk.hurt.contains(&list) {
+                continue;
+            }
+            let entries = match self.entries(&list) {
+                Ok(entries) => entries,
+                Err(error) if error.kind == Kind::Corrupt => {
+                    paths.insert(path);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            for entry in entries {
+                let below = join(&path, &entry.name);
+                match content_of(&entry.kind) {
+                    Some(Below::List(list, _)) if entry.is_dir() => todo.push((list, below)),
+                    Some(Below::List(name, _) | Below::Chunk(name))
+                        if walk.lost.contains(&name) || walk.hurt.contains(&name) =>
+                    {
+                        paths.insert(below);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(paths.into_iter().collect())
+    }
+}
+
+/// Whether an object is in these bytes of its pack.
+fn is_whole(entry: &Entry, bytes: &[u8], pack: &Pack, key: Option<&super::seal::Key>) -> bool {
+    let object = || {
+        let stored = bytes.get(entry.offset as usize..entry.offset as usize + entry.stored as usize)?;
+        let raw = pack::unframe(stored, key)?;
+        let object = raw.get(entry.at as usize..entry.at as usize + entry.len as usize)?;
+        Some(pack.kind.name_of(object) == entry.name)
+    };
+    object().unwrap_or(false)
+}
+
+fn cancelled() -> Error {
+    Error::new(Kind::Cancelled, "stopped; nothing was changed")
+}
