@@ -32,6 +32,7 @@ mod restart;
 mod resume;
 mod routes;
 mod run;
+mod schedule;
 mod server;
 mod set;
 mod show;
@@ -159,6 +160,7 @@ enum Verb {
     Mount(mount::Mount),
     Unmount(unmount::Unmount),
     Snapshot(snapshot::Snapshot),
+    Schedule(schedule::Schedule),
     Completions(completions::Completions),
     Man(man::Man),
 }
@@ -278,6 +280,7 @@ fn verb(verb: Verb, context: Context) -> Result<u8> {
         Verb::Mount(arguments) => mount::run(&arguments, &context),
         Verb::Unmount(arguments) => unmount::run(&arguments, &context),
         Verb::Snapshot(arguments) => snapshot::run(arguments, context),
+        Verb::Schedule(arguments) => schedule::run(arguments, &context),
         Verb::Completions(arguments) => completions::run(&arguments, &context),
         Verb::Man(arguments) => man::run(&arguments, &context),
     }

@@ -29,6 +29,7 @@ mod grants;
 mod home;
 mod http;
 mod invitation;
+mod jobs;
 mod leases;
 mod lives;
 mod looking;
@@ -126,6 +127,8 @@ struct Daemon {
     /// Bounds what is worked on for mounts, all together.
     looks: Arc<Semaphore>,
     store: snapshots::Kept,
+    /// The schedules that run.
+    runner: jobs::Runner,
 }
 
 /// Who holds the lock writes; `holder` is the connection of the client that wants it so.
@@ -317,6 +320,7 @@ async fn start(home: Home, config: &ServerConfig) -> Result<Started> {
     let state = Arc::new(State::open(&home.database())?);
     state.enrol(&local_key, LOCAL_LABEL, Role::Admin, &[], now_unix())?;
     recover(&home, &state)?;
+    jobs::recover(&state)?;
 
     let listener = Arc::new(Listener::bind(config.listen, &identity, Arc::new(Admission(state.clone())))?);
     let http = http::bind("http", config.http).await?;
@@ -362,6 +366,7 @@ async fn start(home: Home, config: &ServerConfig) -> Result<Started> {
         refreshing: tokio::sync::Mutex::default(),
         looks: Arc::new(Semaphore::new(looking::AT_ONCE)),
         store: snapshots::Kept::at(config.store.clone()),
+        runner: jobs::Runner::default(),
     });
     frozen::clear(&daemon);
     publishing::begin(&daemon).await?;
@@ -373,6 +378,7 @@ async fn start(home: Home, config: &ServerConfig) -> Result<Started> {
         tokio::spawn(proxy.clone().serve_http(http)),
         tokio::spawn(proxy.clone().serve_tls(https)),
         tokio::spawn(proxy.sweep()),
+        tokio::spawn(jobs::keep(daemon.clone())),
         tokio::spawn(http::serve(admin, move |path| match path {
             "/healthz" => (200, "OK", "ok\n".to_owned()),
             "/metrics" => (200, "OK", watched.metrics()),

@@ -12,9 +12,10 @@ pub mod name;
 pub mod publish;
 pub mod reference;
 pub mod running;
+pub mod schedule;
 pub mod sync;
 
 pub use domain::Domain;
 pub use error::{Error, Kind, Result};
 pub use name::Name;
-pub use reference::{Host, Place, Reference, ServiceName, TenantName, VolumePath};
+pub use reference::{Host, JobName, Place, Reference, ServiceName, TenantName, VolumePath};

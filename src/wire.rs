@@ -10,6 +10,7 @@ pub mod link;
 pub mod look;
 pub mod publish;
 pub mod running;
+pub mod schedule;
 pub mod sync;
 
 /// The messages as prost made them.

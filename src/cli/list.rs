@@ -28,6 +28,7 @@ pub fn run(arguments: &List, context: &Context) -> Result<u8> {
         let mut event = fields(&status.tenant);
         event["event"] = json!("tenant");
         event["state"] = json!(state(status));
+        event["failed_schedules"] = json!(status.failed_schedules);
         event
     })
 }
@@ -64,7 +65,11 @@ fn state(status: &TenantStatus) -> String {
             count => Some(format!("{count} {seen}")),
         })
         .collect();
-    if counts.is_empty() { "no services".to_owned() } else { counts.join(", ") }
+    let mut said = if counts.is_empty() { "no services".to_owned() } else { counts.join(", ") };
+    for name in &status.failed_schedules {
+        said.push_str(&format!(", schedule {} failed", show::text(name)));
+    }
+    said
 }
 
 pub fn fields(tenant: &Tenant) -> Value {

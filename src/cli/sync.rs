@@ -24,7 +24,7 @@ use crate::sync::Cancel;
 use super::context::{self, Context};
 use super::output::Output;
 use super::show;
-use observer::Watching;
+pub use observer::Watching;
 
 /// Make one tree equal to another
 ///
@@ -395,8 +395,22 @@ fn stop_on_signals(out: Arc<Output>, cancel: Cancel, watching: Arc<Watching>) {
     });
 }
 
+/// Who watches a sync that somebody else does.
+pub fn watching(out: Arc<Output>) -> Arc<Watching> {
+    let watching = Watching::new(out, SyncOptions::default());
+    watching.begin();
+    // Nobody is asked.
+    watching.agree();
+    Arc::new(watching)
+}
+
+/// What a sync did, in a line.
+pub fn summary(report: &Report) -> String {
+    plan::summary(report, false)
+}
+
 /// What `done` carries.
-fn fields(report: &Report) -> Value {
+pub fn fields(report: &Report) -> Value {
     let root =
         |name: Option<crate::model::Name>| name.filter(crate::model::Name::is_known).map(|name| name.to_string());
     json!({

@@ -27,9 +27,11 @@ mod hosts;
 mod look;
 mod publish;
 mod running;
+mod schedule;
 mod snapshots;
 mod sync;
 
+pub(super) use freeze::{Lease, freeze};
 pub use grants::Rights;
 pub use look::{Looking, Tree};
 pub use running::{Heard, Talk};
@@ -72,14 +74,24 @@ impl Client {
     pub async fn connect(config: &ClientConfig, host: Option<&Address>) -> Result<Client> {
         let found = hosts::find(config, host).await?;
         let connection = dial(&found.addresses, &found.label, &found.identity, found.host_key).await?;
-        // Being refused may come a moment after the handshake; asking who we are waits for that.
-        let who = match call(&connection, request::What::Whoami(proto::Whoami {})).await? {
-            response::What::Me(me) => who_in(me)?,
-            _ => return Err(unexpected()),
-        };
+        let client = Client::over(connection).await?;
         // `MCLOUD_WIRE=always` keeps even neighbours to the wire.
         let wire = std::env::var_os("MCLOUD_WIRE").is_some_and(|value| value == "always");
-        Ok(Client { connection, who, is_neighbour: found.neighbour.is_some() && !wire })
+        Ok(Client { is_neighbour: found.neighbour.is_some() && !wire, ..client })
+    }
+
+    /// A daemon that is connected already.
+    pub(super) async fn over(connection: Connection) -> Result<Client> {
+        // Being refused may come a moment after the handshake; asking who we are waits for that.
+        match call(&connection, request::What::Whoami(proto::Whoami {})).await? {
+            response::What::Me(me) => Ok(Client { connection, who: who_in(me)?, is_neighbour: false }),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Where it was reached.
+    pub(super) fn reached(&self) -> std::net::SocketAddr {
+        self.connection.remote_address()
     }
 
     /// Uses an invitation up: pins the host's key and enrols this client's. Returns the host's address as it is pinned.

@@ -57,14 +57,21 @@ pub fn give(
     })
 }
 
-/// Takes a grant back: an admin any, others what they gave.
+/// Takes a grant back: an admin any, others what they gave; and the host that has it may give it back.
 pub fn take_back(daemon: &Daemon, who: &Principal, number: u64) -> Result<response::What> {
     let found = daemon.state.grants(now_unix())?.into_iter().find(|grant| grant.number == number);
-    let found = found.filter(|grant| grant.by_key == who.key.to_string() || who.may_administrate().is_ok());
+    let key = who.key.to_string();
+    let found =
+        found.filter(|grant| [&grant.by_key, &grant.terms.host_key].contains(&&key) || who.may_administrate().is_ok());
     let tenant = found.as_ref().map(|grant| grant.terms.tenant.to_string()).unwrap_or_default();
     note(daemon, who, "revoke", &tenant, &name_of(number), &mut || match &found {
         None => Err(Error::new(Kind::NotFound, format!("there is no grant {} of yours", name_of(number)))
             .hint("`mcloud access list` shows an admin all that there are")),
+        // Who gives back his own is still to hear that it is done.
+        Some(grant) if grant.terms.host_key == key => {
+            daemon.state.remove_grant(number)?;
+            entries(&[], std::slice::from_ref(grant))
+        }
         Some(grant) => revoke_one(daemon, grant),
     })
 }

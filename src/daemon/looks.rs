@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::access::Principal;
 use super::lives::{self, Crew};
-use super::{Daemon, now_unix, requests};
+use super::{Daemon, jobs, now_unix, requests};
 use crate::model::host::{Role, VolumeRef};
 use crate::model::running::{Command, Seen, ServiceStatus, TenantStatus, Wanted};
 use crate::model::{Error, Kind, Result, ServiceName, TenantName, VolumePath};
@@ -101,7 +101,8 @@ async fn look(daemon: &Arc<Daemon>, crew: &Crew, whole: bool) -> TenantStatus {
         }
     };
     let services = join_all(crew.config.services.iter().map(service)).await;
-    TenantStatus { tenant: tenant.clone(), services, trouble }
+    let failed_schedules = jobs::requests::failed_of(daemon, &tenant.name).unwrap_or_default();
+    TenantStatus { tenant: tenant.clone(), services, trouble, failed_schedules }
 }
 
 fn seen(container: &Container, wanted: Wanted) -> Seen {

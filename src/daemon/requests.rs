@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::access::Principal;
 use super::state::{Standing, TenantRow};
-use super::{Daemon, grants, leases, lives, looking, looks, now_unix, publishing, snapshots, syncs, tenants};
+use super::{Daemon, grants, jobs, leases, lives, looking, looks, now_unix, publishing, snapshots, syncs, tenants};
 use crate::model::host::{InviteTerms, Role, TenantGlob};
 use crate::model::{Error, Kind, Result, TenantName};
 use crate::transport::identity::{Identity, random};
@@ -146,6 +146,8 @@ async fn request(daemon: Arc<Daemon>, session: Arc<Session>, mut stream: Stream)
         request::What::Publish(publish) => publishing::publish(daemon, principal, stream, publish).await,
         request::What::LookOpen(open) => looking::serve(daemon, principal, stream, open).await,
         request::What::SnapshotCreate(create) => snapshots::create(daemon, principal, stream, create).await,
+        request::What::ScheduleRun(wanted) => jobs::requests::run(daemon, principal, stream, wanted).await,
+        request::What::ScheduleChange(change) => jobs::requests::change(daemon, principal, stream, change).await,
         what => {
             if let request::What::TenantRemove(remove) = &what
                 && let Err(error) = lives::end(&daemon, &principal, &remove.tenant).await
@@ -312,7 +314,12 @@ fn answer(daemon: &Daemon, asked: &Asked, what: request::What) -> Result<respons
             }
             Ok(response::What::Tasks(proto::Tasks { tasks: vec![running::task_out(&task)] }))
         }),
-        request::What::SyncStart(_)
+        request::What::ScheduleAdd(add) => jobs::requests::add(daemon, who, add),
+        request::What::ScheduleList(wanted) => jobs::requests::list(daemon, who, &wanted.name),
+        request::What::ScheduleHistory(wanted) => jobs::requests::history(daemon, who, &wanted),
+        request::What::ScheduleRun(_)
+        | request::What::ScheduleChange(_)
+        | request::What::SyncStart(_)
         | request::What::SourceAttach(_)
         | request::What::SourceOpen(_)
         | request::What::Act(_)

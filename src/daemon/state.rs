@@ -15,9 +15,12 @@ use crate::transport::PublicKey;
 
 mod freezes;
 mod grants;
+mod jobs;
 mod lives;
 mod routes;
 mod schema;
+
+pub use jobs::{Ended, JobRow};
 
 #[derive(Debug)]
 pub struct State {
@@ -331,8 +334,9 @@ impl State {
         let mut remove = || -> rusqlite::Result<()> {
             let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
             tx.execute("DELETE FROM tenants WHERE name = ?", [name.as_str()])?;
-            // What was granted on it must not be good for another one of this name.
+            // What was granted on it, or copied into it, must not be so for another one of this name.
             tx.execute("DELETE FROM grants WHERE tenant = ?", [name.as_str()])?;
+            tx.execute("DELETE FROM jobs WHERE tenant = ?", [name.as_str()])?;
             tx.commit()
         };
         remove().map_err(broken)

@@ -231,8 +231,8 @@ fn of_owner(daemon: &Daemon, who: &Principal, folder: proto::FolderSource) -> Re
     Ok(from)
 }
 
-/// A source at another host, which let us in because of a ticket.
-async fn far(daemon: Arc<Daemon>, remote: proto::RemoteSource) -> Result<Linked> {
+/// A source at another host, which lets us in because of a ticket or a grant.
+pub async fn far(daemon: Arc<Daemon>, remote: proto::RemoteSource) -> Result<Linked> {
     let key = PublicKey::from_slice(&remote.host_key).ok_or_else(|| nonsense("a host's key that is none"))?;
     let addresses: Option<Vec<SocketAddr>> =
         remote.addresses.iter().take(ADDRESSES).map(|address| address.parse().ok()).collect();

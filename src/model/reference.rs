@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 pub use address::{Address, DEFAULT_PORT, Host};
-pub use label::{LABEL_MAX, ServiceName, TenantName};
+pub use label::{JobName, LABEL_MAX, ServiceName, TenantName};
 pub use volume::VolumePath;
 
 use super::{Error, Result};

@@ -110,6 +110,8 @@ pub struct TenantStatus {
     pub services: Vec<ServiceStatus>,
     /// Why the states are not known.
     pub trouble: Option<String>,
+    /// Schedules of this tenant whose last run failed.
+    pub failed_schedules: Vec<String>,
 }
 
 /// What to bring which services to.

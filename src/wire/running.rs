@@ -50,6 +50,7 @@ pub fn status_out(status: &TenantStatus) -> proto::TenantStatus {
         tenant: Some(host::tenant_out(&status.tenant)),
         services: status.services.iter().map(service).collect(),
         trouble: status.trouble.clone().unwrap_or_default(),
+        failed_schedules: status.failed_schedules.clone(),
     }
 }
 
@@ -79,6 +80,7 @@ pub fn status_in(status: proto::TenantStatus) -> Result<TenantStatus> {
         tenant: host::tenant_in(status.tenant.ok_or_else(|| nonsense("a status of no tenant"))?)?,
         services: status.services.into_iter().map(service).collect::<Result<_>>()?,
         trouble: some(status.trouble),
+        failed_schedules: status.failed_schedules,
     })
 }
 

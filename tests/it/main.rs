@@ -19,6 +19,7 @@ mod ignore_rules;
 mod mount_live;
 mod own_commands;
 mod proxy_hold;
+mod schedule_runs;
 mod snapshot_equal;
 mod sync_bad_input;
 mod sync_counts;

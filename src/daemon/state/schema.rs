@@ -108,6 +108,37 @@ const MIGRATIONS: &[&str] = &[
         PRIMARY KEY (domain, ssl)
     ) STRICT;
 ",
+    "
+    CREATE TABLE jobs (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        name TEXT NOT NULL UNIQUE,
+        cron TEXT NOT NULL,
+        zone TEXT NOT NULL,
+        tenant TEXT NOT NULL,
+        work BLOB NOT NULL,
+        by_key BLOB NOT NULL,
+        by_label TEXT NOT NULL,
+        created INTEGER NOT NULL,
+        paused INTEGER NOT NULL DEFAULT 0,
+        mark INTEGER NOT NULL,
+        again INTEGER
+    ) STRICT;
+    CREATE TABLE runs (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        job INTEGER NOT NULL REFERENCES jobs (number) ON DELETE CASCADE,
+        slot INTEGER,
+        missed INTEGER NOT NULL,
+        began INTEGER NOT NULL,
+        ended INTEGER,
+        outcome TEXT NOT NULL,
+        kind TEXT,
+        message TEXT,
+        hint TEXT,
+        report BLOB,
+        tries INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX runs_by_job ON runs (job, number);
+",
 ];
 
 fn version(db: &Connection) -> rusqlite::Result<usize> {

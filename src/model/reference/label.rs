@@ -1,4 +1,4 @@
-//! The names of tenants and services.
+//! The names of tenants, services and schedules.
 
 use std::fmt;
 use std::str::FromStr;
@@ -56,6 +56,11 @@ label!(
     /// A service's name: a key of `mcloud.yml`.
     ServiceName,
     "service name"
+);
+label!(
+    /// A schedule's name.
+    JobName,
+    "schedule name"
 );
 
 /// Letters, digits, `_` and `-`, at most 63, starting with a letter or digit.

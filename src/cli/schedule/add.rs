@@ -1,0 +1,178 @@
+//! `mcloud schedule add`: the job at the target's daemon, and what the source's host has to grant for it.
+
+use std::ffi::OsString;
+
+use clap::Args;
+
+use crate::daemon::client::Client;
+use crate::model::between::{Between, pair};
+use crate::model::host::{GrantTerms, Role, Tenant};
+use crate::model::reference::{Address, Host};
+use crate::model::schedule::{FarSource, Job, JobCopy, NewJob, Work};
+use crate::model::{Error, JobName, Kind, Place, Reference, Result};
+use crate::schedule::calendar::Calendar;
+
+use super::looks;
+use crate::cli::context::{self, Context};
+
+/// Copy one tenant to another at set times
+///
+/// CRON is five fields: minute, hour, day of the month, month, day of the week; or six, with the second first; or @hourly,
+/// @daily, @weekly, @monthly, @yearly. SRC and DST are tenants, or volumes of tenants, as for `mcloud sync`. Between two hosts
+/// the source's host grants the target's the right to read that tenant, or with --force to freeze it; `mcloud access list` there shows it, `schedule remove`
+/// gives it back.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  mcloud schedule add '0 2 * * *' shop@203.0.113.5 copy@203.0.113.9
+  mcloud schedule add '*/15 8-18 * * MON-FRI' redis.shop@me:/data redis.copy@203.0.113.9:/data --tz Europe/Berlin
+  mcloud schedule add @hourly shop@me copy@me --name hourly --force")]
+pub struct Add {
+    /// When
+    cron: String,
+    /// What is copied
+    #[arg(value_name = "SRC")]
+    source: OsString,
+    /// What becomes equal to it
+    #[arg(value_name = "DST")]
+    target: OsString,
+    /// How it is called; default: by its tenants
+    #[arg(long)]
+    name: Option<String>,
+    /// The time zone of CRON, by its IANA name; default: UTC
+    #[arg(long, value_name = "ZONE")]
+    tz: Option<String>,
+    /// A consistent copy: the source's containers are frozen for a moment, and copied as of then
+    #[arg(long)]
+    force: bool,
+    /// Copy the code (the root volume), too
+    #[arg(long)]
+    code: bool,
+}
+
+pub fn run(arguments: Add, context: &Context) -> Result<u8> {
+    let zone = arguments.tz.as_deref().unwrap_or("UTC");
+    let calendar = Calendar::parse(&arguments.cron, zone)?;
+    let name = arguments.name.as_deref().map(JobName::new).transpose()?;
+    let (from, to) = (tenant(&arguments.source)?, tenant(&arguments.target)?);
+    let between = Between { from, to, code: arguments.code };
+    let job = context::block_on(async {
+        let target = context::connect(host_of(&between.to)).await?;
+        let source = match host_of(&between.from) == host_of(&between.to) {
+            true => None,
+            false => Some(context::connect(host_of(&between.from)).await?),
+        };
+        // One daemon may have two names.
+        let source = source.filter(|source| source.whoami().host_key != target.whoami().host_key);
+        let from = find(source.as_ref().unwrap_or(&target), &between.from).await?;
+        // What does not fit is said now, and not at night.
+        pair(&between, &from, &find(&target, &between.to).await?)?;
+        let name = match name {
+            Some(name) => name,
+            None => free_name(&target, &between).await?,
+        };
+        let zone = calendar.zone().name().to_owned();
+        let job = |from, far| NewJob {
+            name: name.clone(),
+            cron: arguments.cron.clone(),
+            zone: zone.clone(),
+            work: Work::Copy(JobCopy {
+                from,
+                to: Reference { host: None, ..between.to.clone() },
+                code: between.code,
+                force: arguments.force,
+                far,
+            }),
+        };
+        let Some(source) = source else {
+            return target.schedule_add(&job(Reference { host: None, ..between.from.clone() }, None)).await;
+        };
+        // To hold somebody's requests is more than to read.
+        let role = if arguments.force { Role::Deployer } else { Role::Viewer };
+        add_far(&source, &target, &between, (role, &name), job).await
+    })?;
+    context.out.line(format!("{}: {}, next {}", job.name, job.work, looks::next(&job)));
+    context.out.done(looks::fields(&job));
+    Ok(0)
+}
+
+/// With a source at another host, which has to let the target's host in.
+async fn add_far(
+    source: &Client,
+    target: &Client,
+    between: &Between,
+    (role, name): (Role, &JobName),
+    job: impl Fn(Reference, Option<FarSource>) -> NewJob,
+) -> Result<Job> {
+    let host = match host_of(&between.to) {
+        Host::At(address) => address.to_string(),
+        Host::Me => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+    };
+    let terms = GrantTerms {
+        host_key: target.whoami().host_key.clone(),
+        host: host.clone(),
+        role,
+        tenant: between.from.tenant.clone(),
+        purpose: format!("schedule {name} on {host}"),
+        expires_unix: None,
+    };
+    let granted = source.grant(&terms).await?;
+    // `me` is somebody else to the target's host.
+    let at = match host_of(&between.from) {
+        Host::At(address) => address.clone(),
+        Host::Me => granted
+            .addresses
+            .first()
+            .map_or(Ok(Address { host: "localhost".to_owned(), port: None }), |first| first.parse())?,
+    };
+    let far = FarSource { host_key: granted.host_key, addresses: granted.addresses, grant: granted.number };
+    let from = Reference { host: Some(Host::At(at)), ..between.from.clone() };
+    let added = target.schedule_add(&job(from, Some(far))).await;
+    let Err(error) = added else { return added };
+    Err(match source.grant_revoke(granted.number).await {
+        Ok(()) => error,
+        Err(_) => {
+            error.hint(format!("the source's host keeps a grant: `mcloud access revoke g{}` there", granted.number))
+        }
+    })
+}
+
+/// A tenant or a volume of one. There is nobody to read a folder of this machine at night.
+fn tenant(argument: &std::ffi::OsStr) -> Result<Reference> {
+    match Place::parse(argument)? {
+        Place::Tenant(reference) => Ok(reference),
+        folder @ Place::Folder(_) => {
+            let plain = argument.to_str().filter(|text| text.parse::<Reference>().is_ok());
+            Err(Error::usage(format!("`{folder}` is a folder of this machine, and a schedule copies from tenant to tenant"))
+                .hint(match plain {
+                    Some(name) => format!("a tenant has its host: `{name}@me`, `{name}@HOST`"),
+                    None => "make it a tenant of the daemon that sees it: `mcloud init NAME --path DIR`, then NAME@HOST with --code".to_owned(),
+                }))
+        }
+    }
+}
+
+fn host_of(reference: &Reference) -> &Host {
+    reference.host.as_ref().unwrap_or(&Host::Me)
+}
+
+async fn find(client: &Client, reference: &Reference) -> Result<Tenant> {
+    let tenants = client.tenant_list().await?;
+    let names: Vec<String> = tenants.iter().map(|tenant| tenant.name.to_string()).collect();
+    tenants.into_iter().find(|tenant| tenant.name == reference.tenant).ok_or_else(|| {
+        let there =
+            if names.is_empty() { "it shows us none".to_owned() } else { format!("it has {}", names.join(", ")) };
+        let host = reference.host.as_ref().map_or_else(|| "this machine".to_owned(), ToString::to_string);
+        Error::new(Kind::NotFound, format!("{host} has no tenant `{}`", reference.tenant)).hint(there)
+    })
+}
+
+/// `shop-to-copy`, or with a number where there is one of that name.
+async fn free_name(target: &Client, between: &Between) -> Result<JobName> {
+    let taken: Vec<String> = target.schedules(None).await?.iter().map(|job| job.name.to_string()).collect();
+    let (from, to) = (between.from.tenant.as_str(), between.to.tenant.as_str());
+    let base = if from == to { to.to_owned() } else { format!("{from}-to-{to}") };
+    let base: String = base.chars().take(56).collect();
+    let numbered = (2..1000).map(|number| format!("{base}-{number}"));
+    let free = std::iter::once(base.clone()).chain(numbered).find(|name| !taken.contains(name));
+    JobName::new(free.as_deref().unwrap_or(&base))
+}
