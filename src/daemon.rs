@@ -36,6 +36,7 @@ mod looking;
 mod looks;
 mod publishing;
 mod requests;
+mod shelves;
 mod snapshots;
 mod state;
 mod syncs;

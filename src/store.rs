@@ -5,6 +5,7 @@
 
 pub mod gc;
 mod index;
+pub mod look;
 mod lru;
 mod pack;
 pub mod place;

@@ -12,24 +12,29 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::context::{self, Context};
 use super::show;
+use super::sync::whose;
 use crate::daemon::client::{Client, ClientConfig, Tree};
 use crate::fuse::adapter::{self, Mounted};
 use crate::fuse::fs::{CACHE_BYTES, Fs};
 use crate::fuse::table;
 use crate::model::{Error, Host, Kind, Reference, Result};
 
-/// Show a volume as a folder of this machine, read-only
+/// Show a snapshot or a volume as a folder of this machine, read-only
 ///
-/// The volume is shown as it is at each moment: a change there is seen here within a second. Reading fails with an input/output error
-/// when the host does not answer in time, and works again when it is back. SIGTERM and Ctrl-C unmount, as `mcloud unmount` does.
+/// A snapshot of several volumes has a folder for each; all snapshots of a tenant have one each, called by its time. A volume is shown
+/// as it is at each moment: a change there is seen here within a second. Reading fails with an input/output error when the host
+/// does not answer in time, and works again when it is back. SIGTERM and Ctrl-C unmount, as `mcloud unmount` does.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
+  mcloud mount 3f2a91c0 /mnt/then               a snapshot, by its id
+  mcloud mount latest:shop@203.0.113.5 /mnt/then
+  mcloud mount all:shop@203.0.113.5 /mnt/shop   all of its snapshots: /mnt/shop/2026-11-23T02:00:00Z/…
   mcloud mount redis.shop@203.0.113.5:/data /mnt/redis
   mcloud mount shop@203.0.113.5 /mnt/code       the tenant's own folder
   mcloud mount --foreground shop /mnt/code      until Ctrl-C
   mcloud unmount /mnt/redis")]
 pub struct Mount {
-    /// What to show: [SERVICE.]TENANT[@HOST][:/VOLUME]
+    /// A snapshot's id or latest:REF, all:REF for all snapshots, or a volume: [SERVICE.]TENANT[@HOST][:/VOLUME]
     #[arg(value_name = "WHAT")]
     what: String,
     /// An empty folder
@@ -47,8 +52,7 @@ pub struct Mount {
 }
 
 pub fn run(arguments: &Mount, context: &Context) -> Result<u8> {
-    let reference: Reference = arguments.what.parse()?;
-    let host = context.host_of(&reference)?;
+    let (tree, host, source) = meant(&arguments.what, context)?;
     let dir = check(&arguments.dir)?;
     if !arguments.foreground && !arguments.detached {
         return in_background(arguments, &host, &dir, context);
@@ -57,14 +61,13 @@ pub fn run(arguments: &Mount, context: &Context) -> Result<u8> {
         crate::sys::process::leave_session();
     }
     let config = absolute(context::client_config()?)?;
-    let source = Reference { host: Some(host.clone()), ..reference.clone() }.to_string();
     let patience = Duration::from_secs(arguments.timeout.into());
     context::block_on(async {
         let address = match &host {
             Host::Me => None,
             Host::At(address) => Some(address),
         };
-        let look = Client::look(&config, address, Tree::Volume(reference), patience).await?;
+        let look = Client::look(&config, address, tree, patience).await?;
         let mounting = {
             let (dir, source) = (dir.clone(), source.clone());
             move || adapter::mount(Fs::new(Arc::new(look), CACHE_BYTES)?, &dir, &source)
@@ -81,6 +84,32 @@ pub fn run(arguments: &Mount, context: &Context) -> Result<u8> {
         context.out.done(json!({"dir": dir, "source": source}));
     }
     Ok(0)
+}
+
+/// What is to be mounted, of which host, and how it is called.
+fn meant(what: &str, context: &Context) -> Result<(Tree, Host, String)> {
+    if let Some(of) = what.strip_prefix("all:") {
+        let of: Reference = of.parse()?;
+        let host = context.host_of(&of)?;
+        return Ok((
+            Tree::Snapshots(of.clone()),
+            host.clone(),
+            format!("all:{}", Reference { host: Some(host), ..of }),
+        ));
+    }
+    // An id is hexadecimal, and so may a tenant's name be: with a host behind it, a short one is taken for a name.
+    let id = what.split_once('@').map_or(what, |(id, _)| id);
+    let least = if id.len() < what.len() { 12 } else { 4 };
+    let is_id = (least..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_id || what.starts_with("latest:") {
+        let (word, host) = whose(what, context)?;
+        let source = format!("{word}@{host}");
+        return Ok((Tree::Snapshot(word), host, source));
+    }
+    let reference: Reference = what.parse()?;
+    let host = context.host_of(&reference)?;
+    let source = Reference { host: Some(host.clone()), ..reference.clone() }.to_string();
+    Ok((Tree::Volume(reference), host, source))
 }
 
 /// Says that it is mounted. False if nobody is there to hear it any more.

@@ -237,7 +237,7 @@ pub fn restore(word: &str, target: &OsString, arguments: &RestoreOptions, contex
 }
 
 /// The host behind a snapshot's `@`, else the one that the command is about.
-fn whose(word: &str, context: &Context) -> Result<(String, Host)> {
+pub(super) fn whose(word: &str, context: &Context) -> Result<(String, Host)> {
     if let Some(of) = word.strip_prefix("latest:") {
         let mut reference: Reference = of.parse()?;
         let host = reference.host.take().map_or_else(|| context.host(), Ok)?;

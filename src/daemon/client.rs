@@ -35,7 +35,7 @@ pub(super) use freeze::{Lease, freeze};
 pub use grants::Rights;
 pub use look::{Looking, Tree};
 pub use running::{Heard, Talk};
-pub use snapshots::{Created, Restore, restore_to_tenant};
+pub use snapshots::{Created, Restore, folder_of, restore_to_tenant};
 pub use sync::sync_between;
 
 /// A request that is not a sync is answered by then.

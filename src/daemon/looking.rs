@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::access::Principal;
-use super::{Daemon, now_unix, requests, tenants};
+use super::{Daemon, now_unix, requests, shelves, snapshots, tenants};
 use crate::model::host::Role;
-use crate::model::{Error, Result};
+use crate::model::{Error, Reference, Result};
 use crate::transport::{Stream, look};
 use crate::tree::look::{Look, live::Live};
 use crate::wire::proto::{self, look_open, response};
@@ -49,6 +49,22 @@ fn find(daemon: &Daemon, who: &Principal, open: proto::LookOpen) -> Result<(Arc<
                 let row = tenants::find(&daemon.state, &tenant, |name| who.sees(name))?;
                 let dir = tenants::live(&daemon.home, &row, &volume)?;
                 Ok(Arc::new(Live::open(&dir.root, &dir.label)?))
+            })
+        }
+        Some(look_open::Tree::Snapshot(word)) => {
+            let mut found = snapshots::meant_by(daemon, who, &[word])?;
+            let (id, snapshot) = found.pop().ok_or_else(|| nonsense("a look at nothing"))?;
+            let on = format!("{id} of {}", snapshot.of);
+            noted(daemon, who, snapshot.tenant.as_str(), &on, || {
+                who.may(Role::Viewer, &snapshot.tenant)?;
+                shelves::one(daemon, id)
+            })
+        }
+        Some(look_open::Tree::Snapshots(of)) => {
+            let of: Reference = of.parse()?;
+            noted(daemon, who, of.tenant.as_str(), &format!("all snapshots of {of}"), || {
+                who.may(Role::Viewer, &of.tenant)?;
+                shelves::all(daemon, of.clone())
             })
         }
         None => Err(nonsense("a look at nothing")),

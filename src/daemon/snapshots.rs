@@ -92,10 +92,14 @@ pub fn list(daemon: &Daemon, who: &Principal) -> Result<response::What> {
 
 /// The snapshots that these words mean.
 pub fn find(daemon: &Daemon, who: &Principal, words: &[String]) -> Result<response::What> {
+    Ok(answer(meant_by(daemon, who, words)?))
+}
+
+/// The same, for us.
+pub fn meant_by(daemon: &Daemon, who: &Principal, words: &[String]) -> Result<Vec<(Name, Snapshot)>> {
     who.is_enrolled()?;
     let all = daemon.snapshots_for(who)?;
-    let found = words.iter().map(|word| meant(word, &all).cloned()).collect::<Result<_>>()?;
-    Ok(answer(found))
+    words.iter().map(|word| meant(word, &all).cloned()).collect()
 }
 
 /// Removes the snapshots that these words mean, all or none of them.

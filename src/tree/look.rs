@@ -8,6 +8,7 @@
 //! An entry is named by the [`Handle`] that the tree gave it.
 
 pub mod live;
+pub mod shelf;
 
 use std::ops::Range;
 

@@ -7,6 +7,7 @@ pub mod disks;
 pub mod docker;
 pub mod engine;
 pub mod host;
+pub mod mounts;
 pub mod nets;
 pub mod oracle;
 pub mod relay;

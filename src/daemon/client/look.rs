@@ -31,12 +31,20 @@ const REDIAL_MAX: Duration = Duration::from_secs(2);
 pub enum Tree {
     /// A volume, as it is at each moment. Its host does not matter here.
     Volume(Reference),
+    /// A snapshot: its id, cut to where it is unique, or `latest:REF`.
+    Snapshot(String),
+    /// All snapshots of a tenant, or of what else this names, by time. Its host does not matter here.
+    Snapshots(Reference),
 }
 
 impl Tree {
     fn open(&self) -> Result<proto::LookOpen> {
         let tree = match self {
             Tree::Volume(reference) => look_open::Tree::Volume(wire::volume_out(&one_volume(reference)?)),
+            Tree::Snapshot(word) => look_open::Tree::Snapshot(word.clone()),
+            Tree::Snapshots(reference) => {
+                look_open::Tree::Snapshots(Reference { host: None, ..reference.clone() }.to_string())
+            }
         };
         Ok(proto::LookOpen { tree: Some(tree) })
     }

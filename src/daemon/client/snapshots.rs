@@ -210,7 +210,7 @@ impl Restore {
 }
 
 /// The folder in which a volume is put beside others.
-fn folder_of(data: Option<&DataVolume>) -> String {
+pub fn folder_of(data: Option<&DataVolume>) -> String {
     data.map_or_else(
         || "root".to_owned(),
         |data| {
