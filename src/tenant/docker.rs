@@ -23,9 +23,14 @@ use super::runtime::{
 use crate::model::{Error, Kind, Result};
 
 mod talk;
+#[cfg(test)]
+mod tests;
 
 /// Where Docker listens when nobody says otherwise.
 pub const SOCKET: &str = "unix:///var/run/docker.sock";
+
+/// What to do about a disk of Docker's that is full.
+const FULL: &str = "Docker's own disk is full: `docker system df` shows with what, `docker system prune` makes room";
 
 /// A request may take this long; builds, pulls and logs are streams and may take longer.
 const PATIENCE_SECONDS: u64 = 120;
@@ -89,6 +94,9 @@ impl Docker {
                     _ => Kind::Failed,
                 };
                 let error = Error::new(kind, what.to_owned()).because(message.clone());
+                if kind == Kind::NoSpace {
+                    return error.hint(FULL);
+                }
                 if message.contains("port is already allocated") || message.contains("address already in use") {
                     error.hint("another program listens there: stop it, or choose another port")
                 } else if message.contains("is already in use by container") {
@@ -99,7 +107,9 @@ impl Docker {
             }
             Bollard::DockerStreamError { error } => {
                 let kind = if error.contains("no space left") { Kind::NoSpace } else { Kind::Failed };
-                Error::new(kind, what.to_owned()).because(error)
+                let full = kind == Kind::NoSpace;
+                let error = Error::new(kind, what.to_owned()).because(error);
+                if full { error.hint(FULL) } else { error }
             }
             error @ (Bollard::HyperResponseError { .. }
             | Bollard::HyperLegacyError { .. }
@@ -248,11 +258,12 @@ impl Runtime for Docker {
                 ..Default::default()
             };
             let mut steps = client.create_image(Some(options), None, None);
+            let mut told = HashMap::new();
             let cannot = |error| {
-                self.wrong(&format!("the image {name} is not here and cannot be pulled"), error).hint(
-                    "is its name spelled right, and can this host reach its registry? `docker load` or `docker build` \
-                     brings an image, too",
-                )
+                let error = self.wrong(&format!("the image {name} is not here and cannot be pulled"), error);
+                let hint = "is its name spelled right, and can this host reach its registry? `docker load` or \
+                            `docker build` brings an image, too";
+                if error.hint.is_none() { error.hint(hint) } else { error }
             };
             while let Some(step) = steps.next().await {
                 let step = step.map_err(cannot)?;
@@ -263,7 +274,13 @@ impl Runtime for Docker {
                 let progress = step.progress_detail.and_then(|detail| detail.current.zip(detail.total));
                 match (step.status, progress) {
                     (Some(status), None) => say(format!("{id}{status}")),
-                    (Some(status), Some((now, all))) if all > 0 => say(format!("{id}{status} {}%", now * 100 / all)),
+                    (Some(status), Some((now, all))) if all > 0 => {
+                        // Docker tells some times a second, of every layer: each tenth is enough.
+                        let tenth = (status.clone(), now.saturating_mul(10) / all);
+                        if told.insert(id.clone(), tenth.clone()).as_ref() != Some(&tenth) {
+                            say(format!("{id}{status} {}%", tenth.1 * 10));
+                        }
+                    }
                     _ => {}
                 }
             }
@@ -294,10 +311,13 @@ impl Runtime for Docker {
             let mut steps = client.build_image(options, None, Some(bollard::body_try_stream(pieces)));
             let mut last = String::new();
             while let Some(step) = steps.next().await {
-                let step = step.map_err(|error| self.wrong(&what, error).hint(format!("its last words: {last}")))?;
+                let said = |error: Error| match error.hint.is_none() && !last.is_empty() {
+                    true => error.hint(format!("its last words: {last}")),
+                    false => error,
+                };
+                let step = step.map_err(|error| said(self.wrong(&what, error)))?;
                 if let Some(detail) = step.error_detail.and_then(|detail| detail.message) {
-                    let error = self.wrong(&what, Bollard::DockerStreamError { error: detail });
-                    return Err(if last.is_empty() { error } else { error.hint(format!("its last words: {last}")) });
+                    return Err(said(self.wrong(&what, Bollard::DockerStreamError { error: detail })));
                 }
                 for line in step.stream.iter().chain(step.status.iter()).flat_map(|text| text.lines()) {
                     if !line.trim().is_empty() {

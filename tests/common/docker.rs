@@ -139,6 +139,8 @@ impl Drop for Port {
         let names = list(&["ps", "-a", "--format", "{{.Names}}"]);
         let ours = |name: &&str| name.split('.').any(|part| part.starts_with(&format!("{}-", self.names)));
         for name in names.lines().filter(ours) {
+            // One that is frozen takes its time to die.
+            let _ = Command::new("docker").args(["unpause", name]).output();
             let _ = Command::new("docker").args(["rm", "-f", "-v", name]).output();
         }
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
