@@ -26,9 +26,11 @@ test: packages docker nextest
 	fi
 
 # Side by side with rsync and cp in one run; the table goes to docs/benchmarks.md. Then the stages, each on its own.
-bench: packages
+bench: PACKAGES += docker-compose:docker-compose
+bench: packages docker
 	cargo build --release --quiet
 	python3 benches/compare/run.py
+	python3 benches/compare/start.py --write docs/benchmarks.md
 	cargo bench --quiet
 
 packages:

@@ -22,14 +22,17 @@ use crate::transport::{Admit, Connection, Identity, Listener, PublicKey};
 mod access;
 mod binds;
 pub mod client;
+mod commands;
 mod copies;
 mod door;
+mod folders;
 mod frozen;
 mod grants;
 mod home;
 mod http;
 mod invitation;
 mod jobs;
+mod keep;
 mod leases;
 mod lives;
 mod looking;
@@ -101,6 +104,9 @@ struct Daemon {
     /// The key of whoever can read the home.
     local_key: PublicKey,
     listen: SocketAddr,
+    /// Where tenants are published.
+    http_port: u16,
+    https_port: u16,
     connections: Mutex<HashMap<u64, Connection>>,
     numbers: AtomicU64,
     /// One for each volume that was ever written to: who holds it writes.
@@ -349,6 +355,8 @@ async fn start(home: Home, config: &ServerConfig) -> Result<Started> {
         identity,
         local_key,
         listen: listener.address(),
+        http_port: local(&http)?.port(),
+        https_port: local(&https)?.port(),
         connections: Mutex::default(),
         numbers: AtomicU64::new(1),
         write_locks: Mutex::default(),
@@ -374,7 +382,7 @@ async fn start(home: Home, config: &ServerConfig) -> Result<Started> {
     let watched = daemon.clone();
     let tasks = vec![
         tokio::spawn(accept(daemon.clone(), listener.clone())),
-        tokio::spawn(lives::keep(daemon.clone())),
+        tokio::spawn(keep::keep(daemon.clone())),
         tokio::spawn(publishing::keep(daemon.clone(), suspects)),
         tokio::spawn(proxy.clone().serve_http(http)),
         tokio::spawn(proxy.clone().serve_tls(https)),

@@ -87,7 +87,7 @@ fn table(found: &[TenantStatus]) -> String {
         }
         if tenant.services.is_empty() {
             let mut row = vec![tenant.tenant.name.to_string(), "no services".to_owned()];
-            row.resize(7, "-".to_owned());
+            row.resize(8, "-".to_owned());
             rows.push(row);
         }
         for service in &tenant.services {
@@ -101,12 +101,13 @@ fn table(found: &[TenantStatus]) -> String {
                 service.memory_bytes.map_or_else(|| "-".to_owned(), show::size),
                 service.web.map_or_else(|| "-".to_owned(), |port| port.to_string()),
                 volumes(service),
+                if service.urls.is_empty() { "-".to_owned() } else { show::text(&service.urls.join(" ")) },
             ]);
         }
     }
     let mut text = match rows.is_empty() {
         true => "no tenants".to_owned(),
-        false => show::table(&["SERVICE", "STATE", "IP", "CPU", "MEMORY", "WEB", "DATA"], &rows),
+        false => show::table(&["SERVICE", "STATE", "IP", "CPU", "MEMORY", "WEB", "DATA", "PUBLISHED"], &rows),
     };
     for trouble in troubles {
         text.push_str(&format!("\n{trouble}"));
@@ -156,6 +157,7 @@ fn fields(status: &TenantStatus) -> Value {
             "cpu_millis": service.cpu_millis,
             "memory_bytes": service.memory_bytes,
             "web": service.web,
+            "urls": service.urls,
             "health": service.health,
             "volumes": volumes,
         })

@@ -1,37 +1,27 @@
-//! Tenants that live: their services brought to what is asked of them, and back to it when this daemon or Docker starts again.
+//! Tenants that live: their services brought to what is asked of them.
 //!
 //! What is wanted is written down before anything is done for it. One thing at a time is done to a tenant.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::path::PathBuf;
+use std::fs;
 use std::sync::Arc;
-use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
 use tokio::sync::{Notify, mpsc};
 
 use super::access::Principal;
-use super::binds::Binds;
-use super::home::Home;
+use super::folders::Folders;
 use super::publishing;
 use super::requests;
-use super::state::{State, TenantRow};
-use super::{Daemon, frozen, now_unix, tenants};
-use crate::model::host::{DataVolume, Role, VolumeRef};
+use super::state::TenantRow;
+use super::{Daemon, now_unix, tenants};
+use crate::model::host::Role;
 use crate::model::running::{Act, Verb, Wanted};
-use crate::model::{Error, Kind, Result, ServiceName, TenantName, VolumePath};
-use crate::sys::dir::{Dir, is_dir};
-use crate::tenant::config::{self, Config, LocalPath, Service};
-use crate::tenant::lifecycle::{self, Context, Fresh, Site};
+use crate::model::{Error, Kind, Result, ServiceName, TenantName};
+use crate::tenant::config::{self, Config, Service};
+use crate::tenant::lifecycle::{Fresh, Site};
 use crate::transport::Stream;
 use crate::wire::proto::{self, response};
 use crate::wire::{running as wire, sync as wire_sync};
-
-/// How often it is looked whether Docker is back.
-const LOOK: Duration = Duration::from_secs(2);
-/// How long a Docker that went away is not asked whether it is back.
-const AWAY: Duration = Duration::from_millis(200);
 
 /// Hears what is done.
 pub type Say = dyn Fn(Option<&ServiceName>, String) + Send + Sync;
@@ -46,81 +36,13 @@ pub struct Crew {
     folders: Folders,
 }
 
-struct Folders {
-    home: Home,
-    state: Arc<State>,
-    tenant: TenantName,
-    root: PathBuf,
-    binds: Arc<Binds>,
-    known: Vec<DataVolume>,
-}
-
-impl lifecycle::Folders for Folders {
-    fn data(&self, service: &ServiceName, path: &VolumePath) -> Result<PathBuf> {
-        let data = DataVolume { service: service.clone(), path: path.clone() };
-        if !self.known.contains(&data) {
-            self.state.add_volume_of_image(&self.tenant, &data)?;
-        }
-        let dir = self.home.volume(&VolumeRef { tenant: self.tenant.clone(), data: Some(data) });
-        tenants::volume_dir(&self.home, &dir)?;
-        if !fs::symlink_metadata(&dir).is_ok_and(|meta| meta.is_dir()) {
-            return Err(Error::failed(format!("the volume {path} is no folder: {}", dir.display()))
-                .hint("something else was put there: move it away"));
-        }
-        Ok(dir)
-    }
-
-    fn local(&self, path: &LocalPath) -> Result<PathBuf> {
-        let cannot = |error: std::io::Error| {
-            let error = Error::io(format!("the path `{path}` of the tenant's folder cannot be used"), error);
-            error.hint("a volume's left side is a folder or file below the root volume, and leads through no link")
-        };
-        if path.as_str().is_empty() {
-            return Ok(self.root.clone());
-        }
-        let direct = self.root.join(path.as_str());
-        let mut dir = Dir::open(&self.root).map_err(cannot)?;
-        let mut names = path.as_str().split('/').filter(|name| !name.is_empty()).peekable();
-        while let Some(name) = names.next() {
-            let name = name.as_bytes();
-            let there = dir.stat_if_there(name).map_err(cannot)?;
-            let is_file = there.is_some_and(|stat| stat.st_mode & 0o170_000 == 0o100_000);
-            if is_file && names.peek().is_none() {
-                return self.binds.pin(&self.tenant, path, dir.read(name).map_err(cannot)?, &direct);
-            }
-            dir = match there {
-                None => dir.ensure_dir(name, 0o755),
-                Some(stat) if is_dir(&stat) => dir.open_beneath(name),
-                Some(_) => Err(std::io::Error::other("a link, a device or a file is in the way")),
-            }
-            .map_err(cannot)?;
-        }
-        self.binds.pin(&self.tenant, path, dir, &direct)
-    }
-
-    fn context(&self, from: Context<'_>) -> Result<File> {
-        let cannot = |error: std::io::Error| Error::io("what the image is built from cannot be gathered", error);
-        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        let file = rustix::fs::open(self.home.dir(), flags, Mode::from_raw_mode(0o600))
-            .map_err(|error| cannot(error.into()))?;
-        lifecycle::pack(&Dir::open(&self.root).map_err(cannot)?, from, file.into())
-    }
-}
-
 impl Crew {
     pub fn of(daemon: &Arc<Daemon>, row: TenantRow) -> Result<Crew> {
         let config = match row.config.trim().is_empty() {
             true => Config { services: Vec::new(), hosts: Vec::new(), commands: Vec::new() },
             false => config::parse(&row.config, row.tenant.env.as_deref())?,
         };
-        let folders = Folders {
-            home: daemon.home.clone(),
-            state: daemon.state.clone(),
-            tenant: row.tenant.name.clone(),
-            root: row.tenant.path.clone().into(),
-            binds: daemon.binds.clone(),
-            known: row.tenant.volumes.clone(),
-        };
+        let folders = Folders::of(daemon, &row);
         let owner = daemon.owner();
         Ok(Crew { daemon: daemon.clone(), row, config, vars: daemon.state.vars()?, owner, folders })
     }
@@ -431,70 +353,4 @@ pub async fn end(daemon: &Arc<Daemon>, who: &Principal, tenant: &str) -> Result<
     let quiet = |_: Option<&ServiceName>, text: String| tracing::info!("{text}");
     crew.site(&quiet).destroy(&all).await?;
     crew.release_if_done()
-}
-
-/// Brings every tenant back to what was asked of it: now, and whenever Docker comes back.
-pub async fn keep(daemon: Arc<Daemon>) {
-    let mut complained = false;
-    loop {
-        match daemon.runtime.ping().await {
-            Ok(()) => {
-                complained = false;
-                if let Err(error) = frozen::recover(&daemon).await {
-                    tracing::error!("{}", error.chain());
-                }
-                while_there(&daemon).await;
-                tokio::time::sleep(AWAY).await;
-            }
-            Err(error) => {
-                if !complained && !lives(&daemon).is_empty() {
-                    tracing::error!("{}", error.chain());
-                    complained = true;
-                }
-                tokio::time::sleep(LOOK).await;
-            }
-        }
-    }
-}
-
-/// Brings the tenants back, and returns when Docker is gone. One that is back before the next look was away all the same.
-async fn while_there(daemon: &Arc<Daemon>) {
-    let mut gone = daemon.runtime.gone();
-    let lives = lives(daemon);
-    let back = futures_util::future::join_all(lives.iter().map(|tenant| bring_back(daemon, tenant)));
-    tokio::select! {
-        () = &mut gone => return,
-        _ = back => {}
-    }
-    loop {
-        tokio::select! {
-            () = &mut gone => return,
-            () = tokio::time::sleep(LOOK) => if daemon.runtime.ping().await.is_err() { return },
-        }
-    }
-}
-
-/// The tenants of which anything is wanted.
-fn lives(daemon: &Daemon) -> Vec<TenantName> {
-    let rows = daemon.state.tenants().unwrap_or_default();
-    let lives = |name: &TenantName| daemon.state.wanted(name).is_ok_and(|wanted| !wanted.is_empty());
-    rows.into_iter().map(|row| row.tenant.name).filter(lives).collect()
-}
-
-async fn bring_back(daemon: &Arc<Daemon>, tenant: &TenantName) {
-    let _held = daemon.life_lock(tenant).lock_owned().await;
-    let name = tenant.clone();
-    let say = move |service: Option<&ServiceName>, text: String| match service {
-        Some(service) => tracing::info!("{service}.{name}: {text}"),
-        None => tracing::info!("{name}: {text}"),
-    };
-    let settled = async {
-        let crew = crew(daemon, None, tenant).await?;
-        crew.settle(&crew.site(&say)).await
-    };
-    let settled = settled.await;
-    publishing::after(daemon, tenant, &say).await;
-    if let Err(error) = settled {
-        tracing::error!("{tenant} is not brought back to what it was: {}", error.chain());
-    }
 }

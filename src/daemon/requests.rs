@@ -11,7 +11,9 @@ use tokio::sync::oneshot;
 
 use super::access::Principal;
 use super::state::{Standing, TenantRow};
-use super::{Daemon, grants, jobs, leases, lives, looking, looks, now_unix, publishing, snapshots, syncs, tenants};
+use super::{
+    Daemon, commands, grants, jobs, leases, lives, looking, looks, now_unix, publishing, snapshots, syncs, tenants,
+};
 use crate::model::host::{InviteTerms, Role, TenantGlob};
 use crate::model::{Error, Kind, Result, TenantName};
 use crate::transport::identity::{Identity, random};
@@ -142,7 +144,7 @@ async fn request(daemon: Arc<Daemon>, session: Arc<Session>, mut stream: Stream)
         request::What::Status(wanted) => looks::status(daemon, principal, stream, wanted).await,
         request::What::Logs(wanted) => looks::logs(daemon, principal, stream, wanted).await,
         request::What::Inspect(wanted) => looks::inspect(daemon, principal, stream, wanted).await,
-        request::What::Command(command) => looks::command(daemon, principal, stream, command).await,
+        request::What::Command(command) => commands::command(daemon, principal, stream, command).await,
         request::What::Publish(publish) => publishing::publish(daemon, principal, stream, publish).await,
         request::What::LookOpen(open) => looking::serve(daemon, principal, stream, open).await,
         request::What::SnapshotCreate(create) => snapshots::create(daemon, principal, stream, create).await,

@@ -100,6 +100,8 @@ pub struct ServiceStatus {
     /// Its data volumes, with their sizes where those could be had in time.
     pub volumes: Vec<(VolumePath, Option<u64>)>,
     pub web: Option<u16>,
+    /// Where it is published.
+    pub urls: Vec<String>,
     /// What the image's HEALTHCHECK says: `healthy`, `unhealthy`, `starting`.
     pub health: Option<String>,
 }

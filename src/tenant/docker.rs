@@ -7,24 +7,24 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use bollard::errors::Error as Bollard;
-use bollard::models::{
-    ContainerCreateBody, ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, EndpointSettings,
-    HealthStatusEnum, HostConfig, NetworkCreateRequest, NetworkingConfig, RestartPolicy, RestartPolicyNameEnum,
-};
+use bollard::models::NetworkCreateRequest;
 use bollard::query_parameters as query;
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, try_join_all};
 use futures_util::{StreamExt, TryStreamExt};
 
 use super::runtime::{
-    Answer, Build, Checked, Container, Exec, Image, Labels, LogsWanted, Output, Outputs, Runtime, Say, Session,
-    SessionId, Spec, State, Usage,
+    Answer, Build, Container, Exec, Image, Labels, LogsWanted, Output, Outputs, Runtime, Say, Session, SessionId, Spec,
+    Usage,
 };
 use crate::model::{Error, Kind, Result};
 
+mod shapes;
 mod talk;
 #[cfg(test)]
 mod tests;
+
+use shapes::{body, container, filters};
 
 /// Where Docker listens when nobody says otherwise.
 pub const SOCKET: &str = "unix:///var/run/docker.sock";
@@ -123,89 +123,6 @@ impl Docker {
             }
             error => Error::failed(what.to_owned()).because(error),
         }
-    }
-}
-
-fn filters(labels: &Labels) -> HashMap<String, Vec<String>> {
-    HashMap::from([("label".to_owned(), labels.iter().map(|(name, value)| format!("{name}={value}")).collect())])
-}
-
-fn container(found: ContainerInspectResponse) -> Container {
-    let state = found.state.unwrap_or_default();
-    let networks = found.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
-    let ip = networks.into_values().filter_map(|endpoint| endpoint.ip_address).find(|ip| !ip.is_empty());
-    let checked = state.health.as_ref().and_then(|health| match health.status {
-        Some(HealthStatusEnum::HEALTHY) => Some(Checked::Healthy),
-        Some(HealthStatusEnum::UNHEALTHY) => Some(Checked::Unhealthy),
-        Some(HealthStatusEnum::STARTING) => Some(Checked::Starting),
-        _ => None,
-    });
-    let started = state.started_at.clone().unwrap_or_default();
-    Container {
-        id: found.id.unwrap_or_default(),
-        name: found.name.unwrap_or_default().trim_start_matches('/').to_owned(),
-        labels: found.config.and_then(|config| config.labels).unwrap_or_default().into_iter().collect(),
-        image_id: found.image.unwrap_or_default(),
-        state: state_of(&state),
-        exit_status: state.exit_code.unwrap_or(0),
-        error: match state.oom_killed {
-            Some(true) => "it ran out of memory".to_owned(),
-            _ => state.error.unwrap_or_default(),
-        },
-        ip,
-        started_at: if started.starts_with("0001-") { String::new() } else { started },
-        restarts: found.restart_count.unwrap_or(0),
-        checked,
-    }
-}
-
-fn state_of(state: &ContainerState) -> State {
-    match state.status {
-        Some(ContainerStateStatusEnum::RUNNING) => State::Running,
-        Some(ContainerStateStatusEnum::PAUSED) => State::Paused,
-        Some(ContainerStateStatusEnum::RESTARTING) => State::Restarting,
-        Some(ContainerStateStatusEnum::EXITED | ContainerStateStatusEnum::REMOVING) => State::Exited,
-        Some(ContainerStateStatusEnum::DEAD) => State::Dead,
-        _ => State::Created,
-    }
-}
-
-fn body(spec: &Spec) -> ContainerCreateBody {
-    let endpoint = EndpointSettings { aliases: Some(spec.aliases.clone()), ..Default::default() };
-    let restart = match spec.restart {
-        true => RestartPolicyNameEnum::ON_FAILURE,
-        false => RestartPolicyNameEnum::NO,
-    };
-    let binds = spec.binds.iter().map(|(from, to)| bollard::models::Mount {
-        target: Some(to.clone()),
-        source: Some(from.to_string_lossy().into_owned()),
-        typ: Some(bollard::models::MountType::BIND),
-        ..Default::default()
-    });
-    ContainerCreateBody {
-        hostname: Some(spec.hostname.clone()),
-        image: Some(spec.image.clone()),
-        labels: Some(spec.labels.clone().into_iter().collect()),
-        env: Some(spec.env.clone()),
-        cmd: spec.cmd.clone(),
-        entrypoint: spec.entrypoint.clone(),
-        working_dir: spec.workdir.clone(),
-        tty: spec.attended.map(|attended| attended.tty),
-        open_stdin: spec.attended.map(|_| true),
-        stdin_once: spec.attended.map(|_| true),
-        attach_stdin: spec.attended.map(|_| true),
-        attach_stdout: spec.attended.map(|_| true),
-        attach_stderr: spec.attended.map(|_| true),
-        host_config: Some(HostConfig {
-            mounts: Some(binds.collect()),
-            network_mode: Some(spec.network.clone()),
-            restart_policy: Some(RestartPolicy { name: Some(restart), maximum_retry_count: None }),
-            ..Default::default()
-        }),
-        networking_config: Some(NetworkingConfig {
-            endpoints_config: Some(HashMap::from([(spec.network.clone(), endpoint)])),
-        }),
-        ..Default::default()
     }
 }
 

@@ -82,6 +82,7 @@ impl Fake {
         match known.containers.get_mut(id) {
             Some((_, container)) => {
                 container.state = ended.map_or(state, |_| State::Exited);
+                container.ip = (container.state == State::Running).then(|| "192.0.2.1".to_owned());
                 container.exit_status = ended.unwrap_or(0);
                 Ok(())
             }

@@ -205,6 +205,8 @@ impl Site<'_> {
         let mut made = Vec::new();
         for service in services {
             let there = self.container(&service.name).await?;
+            let cut_off = |there: &Container| there.state == State::Running && there.ip.is_none();
+            let lost_network = lost_network || there.as_ref().is_some_and(cut_off);
             if there.is_some() && !renew && !lost_network {
                 continue;
             }

@@ -45,6 +45,7 @@ pub fn status_out(status: &TenantStatus) -> proto::TenantStatus {
         web: service.web.unwrap_or(0).into(),
         health: service.health.clone().unwrap_or_default(),
         container: service.container.clone(),
+        urls: service.urls.clone(),
     };
     proto::TenantStatus {
         tenant: Some(host::tenant_out(&status.tenant)),
@@ -74,6 +75,7 @@ pub fn status_in(status: proto::TenantStatus) -> Result<TenantStatus> {
                 .collect::<Result<_>>()?,
             web: u16::try_from(service.web).ok().filter(|port| *port > 0),
             health: some(service.health),
+            urls: service.urls,
         })
     };
     Ok(TenantStatus {

@@ -82,6 +82,8 @@ fn what_is_removed_behind_its_back_is_made_again() {
         sh("docker", &["network", "disconnect", "-f", &network, &port.on(service, "shop")]);
     }
     sh("docker", &["network", "rm", &network]);
+    // One after the other: the second finds a network, and is not in it.
+    port.run(&["start", &port.on("two", "shop")]).ok();
     port.run(&["start", &shop]).ok();
     port.run(&["exec", &port.on("two", "shop"), "getent", "hosts", "web"]).ok();
 }

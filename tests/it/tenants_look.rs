@@ -19,7 +19,9 @@ fn status_logs_and_inspect_tell_what_is() {
     let shop = port.init("shop", &talker());
     port.run(&["start", &shop]).ok();
     port.run(&["exec", &port.on("web", "shop"), "sh", "-c", "head -c 100000 /dev/zero > /data/big; sync"]).ok();
+    port.run(&["publish", &shop, "shop.example.org", "--port", "80"]).ok();
     let web = port.service("shop", "web");
+    assert!(web["urls"][0].as_str().is_some_and(|url| url.starts_with("http://shop.example.org:")), "{web}");
     assert_eq!((&web["state"], &web["wanted"]), (&"running".into(), &"running".into()));
     assert!(web["ip"].as_str().is_some_and(|ip| ip.contains('.')), "{web}");
     assert!(web["memory_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{web}");
