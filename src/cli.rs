@@ -16,6 +16,7 @@ mod exec;
 mod init;
 mod inspect;
 mod invite;
+mod keep;
 mod kill;
 mod list;
 mod login;

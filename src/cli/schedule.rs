@@ -10,7 +10,7 @@ use crate::model::{Error, Result};
 use super::context::{self, Context};
 use super::show;
 
-/// Copy tenants at set times
+/// Copy tenants, or take snapshots of them, at set times
 ///
 /// A schedule lives at the daemon of its target, which does it whether this client is there or not. It runs with the rights of
 /// the key that added it. What was missed while the daemon was down is done once, as soon as it is up.
@@ -19,6 +19,7 @@ use super::show;
     arg_required_else_help = true,
     after_help = "Examples:
   mcloud schedule add '0 2 * * *' shop@203.0.113.5 copy@203.0.113.9 --tz Europe/Berlin
+  mcloud schedule add '0 3 * * *' --snapshot shop --keep-daily 7 --keep-monthly 12
   mcloud -h 203.0.113.9 schedule list
   mcloud -h 203.0.113.9 schedule run copy          now, and wait for it
   mcloud -h 203.0.113.9 schedule history copy"
@@ -116,8 +117,10 @@ fn now(name: &str, context: &Context) -> Result<u8> {
         run
     })?;
     watching.list_left_out();
-    match (&run.failure, &run.report) {
-        (Some(failure), _) => {
+    let left_out =
+        run.report.as_ref().map_or(0, |report| report.left_out) + run.kept.as_ref().map_or(0, |kept| kept.left_out);
+    match (&run.failure, &run.report, &run.kept) {
+        (Some(failure), ..) => {
             let error =
                 Error::failed(format!("the run of `{}` {}", run.name, ended(&run))).because(failure.message.clone());
             Err(match &failure.hint {
@@ -125,14 +128,22 @@ fn now(name: &str, context: &Context) -> Result<u8> {
                 None => error,
             })
         }
-        (None, Some(report)) => {
+        (None, Some(report), _) => {
             if !context.out.quiet {
                 context.out.line(super::sync::summary(report));
             }
             context.out.done(looks::run_fields(&run));
-            Ok(if report.left_out > 0 { 5 } else { 0 })
+            Ok(if left_out > 0 { 5 } else { 0 })
         }
-        (None, None) => Err(Error::failed(format!("the run of `{}` left no receipt", run.name))),
+        (None, None, Some(kept)) => {
+            if !context.out.quiet {
+                context.out.say(looks::kept(kept));
+            }
+            context.out.line(kept.id.to_string());
+            context.out.done(looks::run_fields(&run));
+            Ok(if left_out > 0 { 5 } else { 0 })
+        }
+        (None, None, None) => Err(Error::failed(format!("the run of `{}` left no receipt", run.name))),
     }
 }
 

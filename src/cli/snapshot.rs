@@ -1,6 +1,6 @@
 //! `mcloud snapshot`: taken, listed, looked at, given back, removed.
 
-mod create;
+pub mod create;
 mod list;
 mod remove;
 pub mod restore;

@@ -5,6 +5,7 @@
 //! A run belongs to the daemon: whoever watches it may go.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,15 +16,18 @@ use super::copies::joined;
 use super::state::{Ended, JobRow, State};
 use super::{Daemon, now_unix};
 use crate::model::schedule::{Failure, Outcome, Run};
-use crate::model::sync::{Event, Report};
+use crate::model::sync::Event;
 use crate::model::{Error, Kind, Result};
 use crate::schedule::calendar::Calendar;
 use crate::schedule::due::{self, Start};
 use crate::sys::clock;
-use crate::wire::sync as wire_sync;
+use crate::wire::{schedule as wire, sync as wire_sync};
 
+mod keep;
 pub mod requests;
 mod run;
+
+use run::Receipt;
 
 /// Runs that go on at once; more wait for their turn.
 const PLACES: usize = 4;
@@ -103,13 +107,23 @@ struct Found {
 /// One look at all jobs.
 fn look(daemon: &Daemon) -> Result<Found> {
     let now = now();
-    let (rows, running) = (daemon.state.jobs()?, running(daemon));
+    let (mut rows, running) = (daemon.state.jobs()?, running(daemon));
     let mut calendars = Vec::with_capacity(rows.len());
-    let mut ahead = Vec::with_capacity(rows.len());
-    for row in &rows {
-        calendars.push(Calendar::parse(&row.cron, &row.zone)?);
-        ahead.push(daemon.state.slots_after(row.number, row.mark.min(now))?);
-    }
+    // What an older version took and this one does not is no reason not to do the others.
+    rows.retain(|row| match Calendar::parse(&row.cron, &row.zone) {
+        Ok(calendar) => {
+            calendars.push(calendar);
+            true
+        }
+        Err(error) => {
+            tracing::error!("schedule {}: {}", row.name, error.chain());
+            false
+        }
+    });
+    let ahead = rows
+        .iter()
+        .map(|row| daemon.state.slots_after(row.number, row.mark.min(now)))
+        .collect::<Result<Vec<Vec<i64>>>>()?;
     let jobs: Vec<due::Job> = rows
         .iter()
         .zip(&calendars)
@@ -141,21 +155,27 @@ fn running(daemon: &Daemon) -> Vec<u64> {
 
 /// Begins a run: for a time, or because somebody asked for it.
 async fn begin(daemon: &Arc<Daemon>, job: JobRow, start: Option<Start>) -> Result<Live> {
-    let busy = || {
-        Error::new(Kind::Busy, format!("`{}` runs already", job.name))
-            .hint("`mcloud ps` shows it, `mcloud kill` ends it")
-    };
-    if daemon.runner.live().contains_key(&job.number) {
-        return Err(busy());
+    let (events, _) = broadcast::channel(EVENTS);
+    let (said, over) = watch::channel(None);
+    let live = Live { events: events.clone(), over };
+    // Taken before anything waits: of two who ask at once, one is told.
+    match daemon.runner.live().entry(job.number) {
+        Entry::Vacant(free) => drop(free.insert(live.clone())),
+        Entry::Occupied(_) => {
+            return Err(Error::new(Kind::Busy, format!("`{}` runs already", job.name))
+                .hint("`mcloud ps` shows it, `mcloud kill` ends it"));
+        }
     }
     let (noting, number, slot) = (daemon.clone(), job.number, start.map(|start| start.slot));
     let missed = start.map_or(0, |start| start.missed);
     let noted = tokio::task::spawn_blocking(move || noting.state.begin_run(number, slot, missed, now_unix()));
-    let run = joined(noted.await)?;
-    let (events, _) = broadcast::channel(EVENTS);
-    let (said, over) = watch::channel(None);
-    let live = Live { events: events.clone(), over };
-    daemon.runner.live().insert(job.number, live.clone());
+    let run = match joined(noted.await) {
+        Ok(run) => run,
+        Err(error) => {
+            daemon.runner.live().remove(&number);
+            return Err(error);
+        }
+    };
     // A daemon that stops waits for it, as for a sync.
     let (daemon, held) = (daemon.clone(), daemon.running.clone());
     tokio::spawn(async move {
@@ -185,9 +205,13 @@ fn note(daemon: &Daemon, run: u64, done: &run::Done) -> Result<Option<Run>> {
         Err(_) if stopped => Outcome::Interrupted,
         Err(_) => Outcome::Failed,
     };
-    let report: Option<&Report> = done.result.as_ref().ok();
-    let report = report.map(wire_sync::report_out);
-    daemon.state.end_run(run, &Ended { outcome, failure: failure.as_ref(), report, tries: done.tries }, now_unix())?;
+    let (report, kept) = match &done.result {
+        Ok(Receipt::Copied(report)) => (Some(wire_sync::report_out(report)), None),
+        Ok(Receipt::Kept(kept)) => (None, Some(wire::kept_out(kept))),
+        Err(_) => (None, None),
+    };
+    let ended = Ended { outcome, failure: failure.as_ref(), report, kept, tries: done.tries };
+    daemon.state.end_run(run, &ended, now_unix())?;
     daemon.state.run(run)
 }
 

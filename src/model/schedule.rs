@@ -3,9 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::keep::Keep;
 use super::reference::Address;
 use super::sync::Report;
-use super::{Error, JobName, Reference, Result};
+use super::{Error, JobName, Name, Reference, Result};
 
 /// What somebody wants done.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,6 +22,7 @@ pub struct NewJob {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Work {
     Copy(JobCopy),
+    Snapshot(JobSnapshot),
 }
 
 impl Work {
@@ -28,17 +30,22 @@ impl Work {
     pub fn on(&self) -> &Reference {
         match self {
             Work::Copy(copy) => &copy.to,
+            Work::Snapshot(snapshot) => &snapshot.of,
         }
     }
 }
 
-/// `shop@203.0.113.5 → backup`
+/// `shop@203.0.113.5 → backup`, `snapshot of shop, keep-daily 7`
 impl fmt::Display for Work {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Work::Copy(copy) => {
                 let (code, force) = (if copy.code { " --code" } else { "" }, if copy.force { " --force" } else { "" });
                 write!(f, "{} → {}{code}{force}", copy.from, copy.to)
+            }
+            Work::Snapshot(snapshot) => {
+                write!(f, "snapshot of {}{}", snapshot.of, if snapshot.force { " --force" } else { "" })?;
+                if snapshot.keep.is_empty() { Ok(()) } else { write!(f, ", {}", snapshot.keep) }
             }
         }
     }
@@ -56,6 +63,17 @@ pub struct JobCopy {
     /// The source is frozen for a moment, and copied as of then.
     pub force: bool,
     pub far: Option<FarSource>,
+}
+
+/// A snapshot of a tenant, a service or a volume of the daemon's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobSnapshot {
+    /// Without a host.
+    pub of: Reference,
+    /// What is kept of this job's snapshots; no rule keeps all.
+    pub keep: Keep,
+    /// While everything stands still.
+    pub force: bool,
 }
 
 /// Another host that the source is at, and the right that it granted.
@@ -108,9 +126,27 @@ pub struct Run {
     pub ended_unix: Option<u64>,
     pub outcome: Outcome,
     pub failure: Option<Failure>,
+    /// What a copy did.
     pub report: Option<Report>,
+    /// What a snapshot is.
+    pub kept: Option<Kept>,
     /// How often it was tried: an unreachable host is tried again.
     pub tries: u32,
+}
+
+/// A snapshot that a run took.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kept {
+    pub id: Name,
+    pub entries: u64,
+    pub bytes: u64,
+    pub bytes_new: u64,
+    pub bytes_stored: u64,
+    pub bytes_read: u64,
+    pub seconds: f64,
+    pub left_out: u64,
+    /// Older ones that the keep rules removed.
+    pub removed: Vec<Name>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,9 +2,11 @@
 
 use bytes::Bytes;
 
-use super::{nonsense, proto, sync};
-use crate::model::schedule::{Failure, FarSource, Job, JobCopy, NewJob, Run, Work};
-use crate::model::{JobName, Result};
+use super::proto::{self, job_work};
+use super::{nonsense, sync};
+use crate::model::keep::Keep;
+use crate::model::schedule::{Failure, FarSource, Job, JobCopy, JobSnapshot, Kept, NewJob, Run, Work};
+use crate::model::{JobName, Name, Result};
 
 pub fn new_job_out(job: &NewJob) -> Result<proto::ScheduleAdd> {
     Ok(proto::ScheduleAdd {
@@ -20,34 +22,93 @@ pub fn new_job_in(add: proto::ScheduleAdd) -> Result<NewJob> {
 }
 
 pub fn work_out(work: &Work) -> Result<proto::JobWork> {
-    let Work::Copy(copy) = work;
-    let far = copy.far.as_ref().map(|far| {
-        Ok::<_, crate::model::Error>(proto::FarSource {
-            host_key: hex_in(&far.host_key)?,
-            addresses: far.addresses.clone(),
-            grant: far.grant,
-        })
-    });
-    let copy = proto::JobCopy {
-        from: copy.from.to_string(),
-        to: copy.to.to_string(),
-        code: copy.code,
-        force: copy.force,
-        far: far.transpose()?,
+    let what = match work {
+        Work::Copy(copy) => job_work::What::Copy(proto::JobCopy {
+            from: copy.from.to_string(),
+            to: copy.to.to_string(),
+            code: copy.code,
+            force: copy.force,
+            far: copy.far.as_ref().map(far_out).transpose()?,
+        }),
+        Work::Snapshot(snapshot) => job_work::What::Snapshot(proto::JobSnapshot {
+            of: snapshot.of.to_string(),
+            keep: Some(keep_out(&snapshot.keep)),
+            force: snapshot.force,
+        }),
     };
-    Ok(proto::JobWork { what: Some(proto::job_work::What::Copy(copy)) })
+    Ok(proto::JobWork { what: Some(what) })
 }
 
 pub fn work_in(work: Option<proto::JobWork>) -> Result<Work> {
     let what = work.and_then(|work| work.what).ok_or_else(|| nonsense("a schedule of nothing"))?;
-    let proto::job_work::What::Copy(copy) = what;
-    let far = copy.far.map(|far| FarSource {
-        host_key: far.host_key.iter().map(|byte| format!("{byte:02x}")).collect(),
-        addresses: far.addresses,
-        grant: far.grant,
-    });
-    let (from, to) = (copy.from.parse()?, copy.to.parse()?);
-    Ok(Work::Copy(JobCopy { from, to, code: copy.code, force: copy.force, far }))
+    Ok(match what {
+        job_work::What::Copy(copy) => Work::Copy(JobCopy {
+            from: copy.from.parse()?,
+            to: copy.to.parse()?,
+            code: copy.code,
+            force: copy.force,
+            far: copy.far.map(far_in),
+        }),
+        job_work::What::Snapshot(snapshot) => Work::Snapshot(JobSnapshot {
+            of: snapshot.of.parse()?,
+            keep: keep_in(snapshot.keep.unwrap_or_default()),
+            force: snapshot.force,
+        }),
+    })
+}
+
+fn far_out(far: &FarSource) -> Result<proto::FarSource> {
+    let host_key = hex_in(&far.host_key)?;
+    Ok(proto::FarSource { host_key, addresses: far.addresses.clone(), grant: far.grant })
+}
+
+fn far_in(far: proto::FarSource) -> FarSource {
+    let host_key = far.host_key.iter().map(|byte| format!("{byte:02x}")).collect();
+    FarSource { host_key, addresses: far.addresses, grant: far.grant }
+}
+
+fn keep_out(keep: &Keep) -> proto::KeepRules {
+    proto::KeepRules {
+        last: keep.last,
+        hourly: keep.hourly,
+        daily: keep.daily,
+        weekly: keep.weekly,
+        monthly: keep.monthly,
+    }
+}
+
+fn keep_in(keep: proto::KeepRules) -> Keep {
+    Keep { last: keep.last, hourly: keep.hourly, daily: keep.daily, weekly: keep.weekly, monthly: keep.monthly }
+}
+
+pub fn kept_out(kept: &Kept) -> proto::JobKept {
+    let id = |name: &Name| Bytes::copy_from_slice(&name.0);
+    proto::JobKept {
+        id: id(&kept.id),
+        entries: kept.entries,
+        bytes: kept.bytes,
+        bytes_new: kept.bytes_new,
+        bytes_stored: kept.bytes_stored,
+        bytes_read: kept.bytes_read,
+        seconds: kept.seconds,
+        left_out: kept.left_out,
+        removed: kept.removed.iter().map(id).collect(),
+    }
+}
+
+pub fn kept_in(kept: proto::JobKept) -> Result<Kept> {
+    let name = |bytes: &Bytes| Name::from_slice(bytes).ok_or_else(|| nonsense("a snapshot's id that is none"));
+    Ok(Kept {
+        id: name(&kept.id)?,
+        entries: kept.entries,
+        bytes: kept.bytes,
+        bytes_new: kept.bytes_new,
+        bytes_stored: kept.bytes_stored,
+        bytes_read: kept.bytes_read,
+        seconds: kept.seconds,
+        left_out: kept.left_out,
+        removed: kept.removed.iter().map(name).collect::<Result<_>>()?,
+    })
 }
 
 fn hex_in(hex: &str) -> Result<Bytes> {
@@ -103,6 +164,7 @@ pub fn run_out(run: &Run) -> proto::JobRun {
         outcome: run.outcome.word().to_owned(),
         failure: run.failure.as_ref().map(failure),
         report: run.report.as_ref().map(sync::report_out),
+        kept: run.kept.as_ref().map(kept_out),
         tries: run.tries,
     }
 }
@@ -123,6 +185,7 @@ pub fn run_in(run: proto::JobRun) -> Result<Run> {
         outcome: run.outcome.parse()?,
         failure: run.failure.map(failure),
         report: run.report.map(sync::report_in).transpose()?,
+        kept: run.kept.map(kept_in).transpose()?,
         tries: run.tries,
     })
 }
@@ -134,20 +197,20 @@ mod tests {
     #[test]
     fn a_job_comes_out_as_it_went_in() {
         let far = FarSource { host_key: "0a".repeat(32), addresses: vec!["10.0.0.1:7080".into()], grant: 3 };
-        for far in [None, Some(far)] {
-            let copy = JobCopy {
+        let copy = |far| {
+            Work::Copy(JobCopy {
                 from: "redis.shop@10.0.0.1:/data".parse().unwrap(),
                 to: "redis.copy:/data".parse().unwrap(),
                 code: true,
                 force: true,
                 far,
-            };
-            let job = NewJob {
-                name: JobName::new("nightly").unwrap(),
-                cron: "0 2 * * *".into(),
-                zone: "UTC".into(),
-                work: Work::Copy(copy),
-            };
+            })
+        };
+        let keep = Keep { last: 1, hourly: 2, daily: 3, weekly: 4, monthly: 5 };
+        let snapshot = Work::Snapshot(JobSnapshot { of: "redis.shop".parse().unwrap(), keep, force: true });
+        for work in [copy(None), copy(Some(far)), snapshot] {
+            let (name, cron, zone) = (JobName::new("nightly").unwrap(), "0 2 * * *".into(), "UTC".into());
+            let job = NewJob { name, cron, zone, work };
             assert_eq!(new_job_in(new_job_out(&job).unwrap()).unwrap(), job);
         }
         assert!(work_in(None).is_err() && hex_in("0g").is_err() && hex_in("abc").is_err());

@@ -322,3 +322,41 @@ fn mistakes_are_said_before_anything_is_kept() {
     world.target.local.run(&["remove", "copy"]).ok();
     assert_eq!(world.target.local.run(&["schedule", "list"]).ok().count("schedules"), 0);
 }
+
+#[test]
+fn snapshots_are_taken_on_time_and_what_no_rule_keeps_goes() {
+    let dir = scratch();
+    let mut host = host(dir.path(), "host", "shop");
+    let local = host.local.clone();
+    fs::write(host.volume.join("file"), "0").unwrap();
+    let by_hand = local.run(&["snapshot", "create", "shop"]).ok().done()["snapshot"].clone();
+    let added = local.run(&["schedule", "add", DAILY, "--snapshot", "shop", "--keep-last", "2"]).ok();
+    assert_eq!(added.done()["schedule"], "snapshot-shop");
+    assert_eq!((&added.done()["snapshot_of"], &added.done()["keep"]["keep-last"]), (&"shop".into(), &2.into()));
+    let mut taken = Vec::new();
+    for round in 1..=3 {
+        fs::write(host.volume.join("file"), round.to_string()).unwrap();
+        let run = local.run(&["schedule", "run", "snapshot-shop"]).ok();
+        taken.push(run.done()["snapshot"].clone());
+    }
+    host.daemon.stop();
+    host.clock_ahead(86_400);
+    host.daemon.again();
+    let runs = host.until("on time", |runs| runs.iter().any(|run| run["slot_unix"].is_u64() && ended(run, "ok")));
+    assert_eq!(runs[0]["kept"]["removed"], serde_json::json!([taken[1]]), "{runs:#?}");
+    taken.push(runs[0]["snapshot"].clone());
+    let list = local.run(&["snapshot", "list"]).ok();
+    let mut there: Vec<&Value> =
+        list.events.iter().map(|event| &event["snapshot"]).filter(|id| id.is_string()).collect();
+    there.dedup();
+    assert_eq!(there, [&by_hand, &taken[2], &taken[3]], "{list}");
+    let back = dir.path().join("back");
+    local.run(&["snapshot", "restore", taken[3].as_str().unwrap(), back.to_str().unwrap()]).ok();
+    assert_equal(&host.volume, &back, "what was kept");
+
+    // What it is of goes: the run fails, and what was kept stays.
+    local.run(&["schedule", "add", DAILY, "--snapshot", "none"]).fails(1, "not_found");
+    local.run(&["schedule", "add", DAILY, "--snapshot", "shop", "--force", "--code"]).fails(2, "usage");
+    local.run(&["schedule", "remove", "snapshot-shop"]).ok();
+    assert_eq!(local.run(&["snapshot", "list"]).ok().count("snapshots"), 3);
+}

@@ -1,4 +1,4 @@
-//! `mcloud schedule add`: the job at the target's daemon, and what the source's host has to grant for it.
+//! `mcloud schedule add`: a copy or snapshots at set times; and what the source's host has to grant for a copy.
 
 use std::ffi::OsString;
 
@@ -8,33 +8,44 @@ use crate::daemon::client::Client;
 use crate::model::between::{Between, pair};
 use crate::model::host::{GrantTerms, Role, Tenant};
 use crate::model::reference::{Address, Host};
-use crate::model::schedule::{FarSource, Job, JobCopy, NewJob, Work};
+use crate::model::schedule::{FarSource, Job, JobCopy, JobSnapshot, NewJob, Work};
 use crate::model::{Error, JobName, Kind, Place, Reference, Result};
 use crate::schedule::calendar::Calendar;
 
 use super::looks;
 use crate::cli::context::{self, Context};
+use crate::cli::keep::Keep;
+use crate::cli::snapshot;
 
-/// Copy one tenant to another at set times
+/// Copy one tenant to another, or take snapshots, at set times
 ///
 /// CRON is five fields: minute, hour, day of the month, month, day of the week; or six, with the second first; or @hourly,
 /// @daily, @weekly, @monthly, @yearly. SRC and DST are tenants, or volumes of tenants, as for `mcloud sync`. Between two hosts
 /// the source's host grants the target's the right to read that tenant, or with --force to freeze it; `mcloud access list` there shows it, `schedule remove`
 /// gives it back.
+///
+/// With --snapshot the schedule takes snapshots of a tenant, a service or a volume, tagged schedule:NAME; of these, those that no
+/// --keep rule keeps are removed after each run. Without a rule all are kept.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   mcloud schedule add '0 2 * * *' shop@203.0.113.5 copy@203.0.113.9
   mcloud schedule add '*/15 8-18 * * MON-FRI' redis.shop@me:/data redis.copy@203.0.113.9:/data --tz Europe/Berlin
-  mcloud schedule add @hourly shop@me copy@me --name hourly --force")]
+  mcloud schedule add @hourly shop@me copy@me --name hourly --force
+  mcloud schedule add '0 3 * * *' --snapshot shop --keep-daily 7 --keep-weekly 4 --keep-monthly 12")]
 pub struct Add {
     /// When
     cron: String,
     /// What is copied
-    #[arg(value_name = "SRC")]
-    source: OsString,
+    #[arg(value_name = "SRC", required_unless_present = "snapshot", requires = "target")]
+    source: Option<OsString>,
     /// What becomes equal to it
     #[arg(value_name = "DST")]
-    target: OsString,
+    target: Option<OsString>,
+    /// Take snapshots of [SERVICE.]TENANT[@HOST][:/VOLUME] instead
+    #[arg(long, value_name = "REF", conflicts_with_all = ["source", "target", "code", "force"])]
+    snapshot: Option<String>,
+    #[command(flatten)]
+    keep: Keep,
     /// How it is called; default: by its tenants
     #[arg(long)]
     name: Option<String>,
@@ -50,12 +61,46 @@ pub struct Add {
 }
 
 pub fn run(arguments: Add, context: &Context) -> Result<u8> {
-    let zone = arguments.tz.as_deref().unwrap_or("UTC");
-    let calendar = Calendar::parse(&arguments.cron, zone)?;
+    let calendar = Calendar::parse(&arguments.cron, arguments.tz.as_deref().unwrap_or("UTC"))?;
     let name = arguments.name.as_deref().map(JobName::new).transpose()?;
-    let (from, to) = (tenant(&arguments.source)?, tenant(&arguments.target)?);
+    let job = match (&arguments.snapshot, &arguments.source, &arguments.target) {
+        (Some(of), ..) => snapshots(of, &arguments, &calendar, name, context)?,
+        (None, Some(source), Some(target)) => copies((source, target), &arguments, &calendar, name)?,
+        _ => return Err(Error::usage("a schedule copies SRC to DST, or takes snapshots with --snapshot")),
+    };
+    context.out.line(format!("{}: {}, next {}", job.name, job.work, looks::next(&job)));
+    context.out.done(looks::fields(&job));
+    Ok(0)
+}
+
+fn snapshots(of: &str, arguments: &Add, calendar: &Calendar, name: Option<JobName>, context: &Context) -> Result<Job> {
+    let (of, host) = snapshot::create::reference(Some(of), context)?;
+    context::block_on(async {
+        let client = context::connect(&host).await?;
+        find(&client, &Reference { host: Some(host.clone()), ..of.clone() }).await?;
+        let name = match name {
+            Some(name) => name,
+            None => free_name(&client, &format!("snapshot-{}", of.tenant)).await?,
+        };
+        let (cron, zone) = (arguments.cron.clone(), calendar.zone().name().to_owned());
+        let work = Work::Snapshot(JobSnapshot { of, keep: arguments.keep.rules(), force: false });
+        client.schedule_add(&NewJob { name, cron, zone, work }).await
+    })
+}
+
+fn copies(
+    (source, target): (&std::ffi::OsStr, &std::ffi::OsStr),
+    arguments: &Add,
+    calendar: &Calendar,
+    name: Option<JobName>,
+) -> Result<Job> {
+    if !arguments.keep.rules().is_empty() {
+        return Err(Error::usage("--keep rules are for snapshots")
+            .hint("a copy has nothing to keep: --snapshot REF takes snapshots"));
+    }
+    let (from, to) = (tenant(source)?, tenant(target)?);
     let between = Between { from, to, code: arguments.code };
-    let job = context::block_on(async {
+    context::block_on(async {
         let target = context::connect(host_of(&between.to)).await?;
         let source = match host_of(&between.from) == host_of(&between.to) {
             true => None,
@@ -68,7 +113,11 @@ pub fn run(arguments: Add, context: &Context) -> Result<u8> {
         pair(&between, &from, &find(&target, &between.to).await?)?;
         let name = match name {
             Some(name) => name,
-            None => free_name(&target, &between).await?,
+            None => {
+                let (from, to) = (&between.from.tenant, &between.to.tenant);
+                let base = if from == to { to.to_string() } else { format!("{from}-to-{to}") };
+                free_name(&target, &base).await?
+            }
         };
         let zone = calendar.zone().name().to_owned();
         let job = |from, far| NewJob {
@@ -89,10 +138,7 @@ pub fn run(arguments: Add, context: &Context) -> Result<u8> {
         // To hold somebody's requests is more than to read.
         let role = if arguments.force { Role::Deployer } else { Role::Viewer };
         add_far(&source, &target, &between, (role, &name), job).await
-    })?;
-    context.out.line(format!("{}: {}, next {}", job.name, job.work, looks::next(&job)));
-    context.out.done(looks::fields(&job));
-    Ok(0)
+    })
 }
 
 /// With a source at another host, which has to let the target's host in.
@@ -166,12 +212,10 @@ async fn find(client: &Client, reference: &Reference) -> Result<Tenant> {
     })
 }
 
-/// `shop-to-copy`, or with a number where there is one of that name.
-async fn free_name(target: &Client, between: &Between) -> Result<JobName> {
-    let taken: Vec<String> = target.schedules(None).await?.iter().map(|job| job.name.to_string()).collect();
-    let (from, to) = (between.from.tenant.as_str(), between.to.tenant.as_str());
-    let base = if from == to { to.to_owned() } else { format!("{from}-to-{to}") };
-    let base: String = base.chars().take(56).collect();
+/// `base`, or with a number where there is one of that name.
+async fn free_name(client: &Client, base: &str) -> Result<JobName> {
+    let taken: Vec<String> = client.schedules(None).await?.iter().map(|job| job.name.to_string()).collect();
+    let base: String = base.chars().take(50).collect();
     let numbered = (2..1000).map(|number| format!("{base}-{number}"));
     let free = std::iter::once(base.clone()).chain(numbered).find(|name| !taken.contains(name));
     JobName::new(free.as_deref().unwrap_or(&base))

@@ -1,11 +1,13 @@
 //! What there is to see of schedules: a list, one of them, its runs.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use crate::cli::context::{self, Context};
 use crate::cli::{show, sync, when};
 use crate::model::Result;
-use crate::model::schedule::{Job, Outcome, Run, Work};
+use crate::model::schedule::{Job, JobCopy, Kept, Outcome, Run, Work};
 use crate::schedule::calendar;
 
 /// Runs that `show` tells.
@@ -40,13 +42,14 @@ pub fn show(name: &str, context: &Context) -> Result<u8> {
     let Some(job) = job else { return Ok(1) };
     let mut lines = vec![
         ("schedule", job.name.to_string()),
-        ("copies", show::text(&job.work.to_string())),
+        ("does", show::text(&job.work.to_string())),
         ("when", when(&job)),
         ("next", next(&job)),
         ("added by", format!("{}, {}", show::text(&job.by), when::shown(job.created_unix))),
     ];
-    let Work::Copy(copy) = &job.work;
-    if let (Some(far), Some(host)) = (&copy.far, &copy.from.host) {
+    if let Work::Copy(JobCopy { far: Some(far), from, .. }) = &job.work
+        && let Some(host) = &from.host
+    {
         lines.push(("granted by", format!("{host}, as g{}", far.grant)));
     }
     for (word, text) in lines {
@@ -108,6 +111,7 @@ fn told(run: &Run) -> String {
     if let Some(report) = &run.report {
         told.extend(sync::summary(report).lines().next().map(str::to_owned));
     }
+    told.extend(run.kept.as_ref().map(kept));
     if run.missed > 0 {
         let missed = u64::from(run.missed);
         let many = if run.missed >= calendar::Missed::COUNTED { " or more" } else { "" };
@@ -145,24 +149,57 @@ fn has_failed(run: &Run) -> bool {
     matches!(run.outcome, Outcome::Failed | Outcome::Interrupted)
 }
 
+/// A snapshot that was taken, in a line.
+pub fn kept(kept: &Kept) -> String {
+    let removed = match kept.removed.len() as u64 {
+        0 => String::new(),
+        count => format!("; {} removed", show::counted(count, "older one", "older ones")),
+    };
+    let left_out = match kept.left_out {
+        0 => String::new(),
+        count => format!("; {} left out", show::counted(count, "entry", "entries")),
+    };
+    format!(
+        "snapshot {} in {}: {}, {}; {} new, {} stored{left_out}{removed}",
+        &kept.id.to_string()[..12],
+        show::seconds(kept.seconds),
+        show::counted(kept.entries, "entry", "entries"),
+        show::size(kept.bytes),
+        show::size(kept.bytes_new),
+        show::size(kept.bytes_stored),
+    )
+}
+
 pub fn fields(job: &Job) -> Value {
-    let Work::Copy(copy) = &job.work;
-    json!({
+    let mut fields = json!({
         "schedule": job.name.as_str(),
         "cron": job.cron,
         "zone": job.zone,
-        "source": copy.from.to_string(),
-        "target": copy.to.to_string(),
-        "code": copy.code,
-        "force": copy.force,
-        "grant": copy.far.as_ref().map(|far| format!("g{}", far.grant)),
         "by": job.by,
         "created_unix": job.created_unix,
         "paused": job.paused,
         "running": job.running,
         "next_unix": job.next_unix,
         "last": job.last.as_ref().map(run_fields),
-    })
+    });
+    let work = match &job.work {
+        Work::Copy(copy) => json!({
+            "source": copy.from.to_string(),
+            "target": copy.to.to_string(),
+            "code": copy.code,
+            "force": copy.force,
+            "grant": copy.far.as_ref().map(|far| format!("g{}", far.grant)),
+        }),
+        Work::Snapshot(snapshot) => json!({
+            "snapshot_of": snapshot.of.to_string(),
+            "force": snapshot.force,
+            "keep": snapshot.keep.rules().into_iter().collect::<BTreeMap<_, _>>(),
+        }),
+    };
+    if let (Value::Object(fields), Value::Object(work)) = (&mut fields, work) {
+        fields.extend(work);
+    }
+    fields
 }
 
 pub fn run_fields(run: &Run) -> Value {
@@ -181,5 +218,16 @@ pub fn run_fields(run: &Run) -> Value {
             "hint": failure.hint,
         })),
         "report": run.report.as_ref().map(sync::fields),
+        "snapshot": run.kept.as_ref().map(|kept| kept.id.to_string()),
+        "kept": run.kept.as_ref().map(|kept| json!({
+            "entries_total": kept.entries,
+            "bytes_total": kept.bytes,
+            "bytes_new": kept.bytes_new,
+            "bytes_stored": kept.bytes_stored,
+            "bytes_read": kept.bytes_read,
+            "seconds": kept.seconds,
+            "left_out": kept.left_out,
+            "removed": kept.removed.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        })),
     })
 }

@@ -96,7 +96,7 @@ pub fn run(arguments: &Create, context: &Context) -> Result<u8> {
 }
 
 /// What a snapshot is to be of, and where.
-fn reference(typed: Option<&str>, context: &Context) -> Result<(Reference, Host)> {
+pub fn reference(typed: Option<&str>, context: &Context) -> Result<(Reference, Host)> {
     let parsed = typed.map(str::parse::<Reference>).transpose()?;
     let Some(parsed) = parsed else {
         let (tenant, host) = context.tenant(None)?;

@@ -31,15 +31,15 @@ pub fn add(daemon: &Daemon, who: &Principal, add: proto::ScheduleAdd) -> Result<
     note(daemon, who, "schedule add", on.tenant.as_str(), &what, &mut || {
         // A host with a grant adds nothing: a job runs with the rights of a key that is enrolled here.
         who.may_by_himself(Role::Deployer, &on.tenant)?;
-        let Work::Copy(copy) = &job.work;
         tenants::find(&daemon.state, &on.tenant, |name| who.sees(name))?;
-        match (&copy.far, &copy.from.host) {
-            (None, None) => {
-                who.may(Role::Viewer, &copy.from.tenant)?;
-                tenants::find(&daemon.state, &copy.from.tenant, |name| who.sees(name))?;
+        match &job.work {
+            Work::Copy(JobCopy { far: None, from, .. }) if from.host.is_none() => {
+                who.may(Role::Viewer, &from.tenant)?;
+                tenants::find(&daemon.state, &from.tenant, |name| who.sees(name))?;
             }
-            (Some(_), Some(_)) => {}
-            _ => return Err(nonsense("a source that is half at another host")),
+            Work::Copy(JobCopy { far: Some(_), from, .. }) if from.host.is_some() => {}
+            Work::Copy(_) => return Err(nonsense("a source that is half at another host")),
+            Work::Snapshot(snapshot) => super::keep::checked(&job.name, snapshot)?,
         }
         Calendar::parse(&job.cron, &job.zone)?;
         daemon.state.add_job(&job, (&who.key, &who.label()), super::now())?;
@@ -152,8 +152,10 @@ pub async fn change(daemon: Arc<Daemon>, who: Principal, mut stream: Stream, cha
         Ok(job) => job,
         Err(error) => return fail(stream, &error).await,
     };
-    let Work::Copy(copy) = &job.work;
-    let notes = if verb == "remove" { give_back(&daemon, copy).await.into_iter().collect() } else { Vec::new() };
+    let notes = match &job.work {
+        Work::Copy(copy) if verb == "remove" => give_back(&daemon, copy).await.into_iter().collect(),
+        _ => Vec::new(),
+    };
     let answer = tokio::task::spawn_blocking(move || jobs_out(&daemon, &[job], notes));
     match joined(answer.await) {
         Ok(answer) => say(&mut stream, answer).await,
@@ -205,7 +207,8 @@ fn find(daemon: &Daemon, who: &Principal, name: &str) -> Result<JobRow> {
 fn jobs_out(daemon: &Daemon, rows: &[JobRow], notes: Vec<String>) -> Result<response::What> {
     let job = |row: &JobRow| -> Result<proto::Job> {
         let running = daemon.runner.live().contains_key(&row.number);
-        let next = Calendar::parse(&row.cron, &row.zone)?.next(super::now().max(row.mark));
+        let calendar = Calendar::parse(&row.cron, &row.zone).ok();
+        let next = calendar.and_then(|calendar| calendar.next(super::now().max(row.mark)));
         let last = daemon.state.runs(Some(row.number), 1)?.pop().map(|(_, run)| run);
         wire::job_out(&Job {
             name: row.name.clone(),

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::sync::broadcast;
 
+use super::keep;
 use crate::daemon::access::Principal;
 use crate::daemon::client::{Client, Lease, freeze};
 use crate::daemon::copies::{Copy, From, Services, joined};
@@ -17,7 +18,7 @@ use crate::daemon::state::{JobRow, Standing};
 use crate::daemon::{Daemon, syncs, tenants};
 use crate::model::between::{Between, Sum, pair};
 use crate::model::host::{Role, Tenant, VolumeRef};
-use crate::model::schedule::{FarSource, JobCopy, Work};
+use crate::model::schedule::{FarSource, JobCopy, Kept, Work};
 use crate::model::sync::{Event, Plan, Report, SyncOptions};
 use crate::model::{Error, Kind, Result, ServiceName, TenantName};
 use crate::sync::{Cancel, Observer};
@@ -29,9 +30,15 @@ const AGAIN: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(30), D
 /// How often waiting code looks whether it is to stop.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// What a run did.
+pub enum Receipt {
+    Copied(Report),
+    Kept(Kept),
+}
+
 /// What a run came to.
 pub struct Done {
-    pub result: Result<Report>,
+    pub result: Result<Receipt>,
     pub tries: u32,
 }
 
@@ -78,7 +85,7 @@ fn may_pass(error: &Error) -> bool {
     error.kind == Kind::Unreachable && !error.message.contains("does not know our key")
 }
 
-async fn once(daemon: &Arc<Daemon>, job: &JobRow, ears: Arc<Ears>, cancel: Cancel) -> Result<Report> {
+async fn once(daemon: &Arc<Daemon>, job: &JobRow, ears: Arc<Ears>, cancel: Cancel) -> Result<Receipt> {
     let (asking, key) = (daemon.clone(), job.by_key);
     let who = joined(tokio::task::spawn_blocking(move || asking.principal(key)).await)?;
     if who.standing == Standing::Unknown {
@@ -86,8 +93,13 @@ async fn once(daemon: &Arc<Daemon>, job: &JobRow, ears: Arc<Ears>, cancel: Cance
         return Err(Error::new(Kind::Refused, gone)
             .hint(format!("add it again with a key that may: `mcloud schedule remove {}`, then `add`", job.name)));
     }
-    let Work::Copy(copy) = &job.work;
-    self::copy(daemon, &who, copy, ears, cancel).await
+    match &job.work {
+        Work::Copy(copy) => self::copy(daemon, &who, copy, ears, cancel).await.map(Receipt::Copied),
+        Work::Snapshot(snapshot) => {
+            let hear = Arc::new(move |event| ears.event(event));
+            keep::snapshot(daemon, &who, job, snapshot, hear, cancel).await.map(Receipt::Kept)
+        }
+    }
 }
 
 /// Each volume of the source to its counterpart.

@@ -39,6 +39,7 @@ pub struct Ended<'e> {
     pub outcome: Outcome,
     pub failure: Option<&'e Failure>,
     pub report: Option<proto::SyncReport>,
+    pub kept: Option<proto::JobKept>,
     pub tries: u32,
 }
 
@@ -113,7 +114,7 @@ impl State {
         let mut end = || -> rusqlite::Result<()> {
             let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
             tx.execute(
-                "UPDATE runs SET ended = ?, outcome = ?, kind = ?, message = ?, hint = ?, report = ?, tries = ? WHERE number = ?",
+                "UPDATE runs SET ended = ?, outcome = ?, kind = ?, message = ?, hint = ?, report = ?, kept = ?, tries = ? WHERE number = ?",
                 params![
                     now,
                     ended.outcome.word(),
@@ -121,6 +122,7 @@ impl State {
                     ended.failure.map(|failure| &failure.message),
                     ended.failure.and_then(|failure| failure.hint.as_ref()),
                     ended.report.as_ref().map(Message::encode_to_vec),
+                    ended.kept.as_ref().map(Message::encode_to_vec),
                     ended.tries,
                     run
                 ],
@@ -141,7 +143,7 @@ impl State {
             query.query_map([], |row| row.get(0))?.collect()
         };
         let running = running().map_err(broken)?;
-        let ended = Ended { outcome: Outcome::Interrupted, failure: Some(why), report: None, tries: 1 };
+        let ended = Ended { outcome: Outcome::Interrupted, failure: Some(why), report: None, kept: None, tries: 1 };
         for run in &running {
             self.end_run(*run, &ended, now)?;
         }
@@ -217,6 +219,9 @@ fn run_of(row: &Row<'_>) -> rusqlite::Result<(u64, Run)> {
     let report = row
         .get::<_, Option<Vec<u8>>>("report")?
         .and_then(|bytes| wire_sync::report_in(proto::SyncReport::decode(bytes.as_slice()).ok()?).ok());
+    let kept = row
+        .get::<_, Option<Vec<u8>>>("kept")?
+        .and_then(|bytes| wire::kept_in(proto::JobKept::decode(bytes.as_slice()).ok()?).ok());
     let run = Run {
         number: row.get("number")?,
         name: name_of(row)?,
@@ -227,6 +232,7 @@ fn run_of(row: &Row<'_>) -> rusqlite::Result<(u64, Run)> {
         outcome: row.get::<_, String>("outcome")?.parse().map_err(foreign)?,
         failure,
         report,
+        kept,
         tries: row.get("tries")?,
     };
     Ok((row.get("job")?, run))
@@ -271,7 +277,7 @@ mod tests {
         assert_eq!(state.jobs().unwrap()[0].mark, 500);
         assert_eq!(state.slots_after(row.number, 400).unwrap(), [500]);
         let report = proto::SyncReport { files_created: 7, ..Default::default() };
-        let ended = Ended { outcome: Outcome::Ok, failure: None, report: Some(report), tries: 1 };
+        let ended = Ended { outcome: Outcome::Ok, failure: None, report: Some(report), kept: None, tries: 1 };
         state.end_run(run, &ended, 510).unwrap();
         let (_, kept) = state.runs(Some(row.number), 5).unwrap().remove(0);
         assert_eq!((kept.outcome, kept.missed, kept.ended_unix), (Outcome::Ok, 2, Some(510)));

@@ -139,6 +139,7 @@ const MIGRATIONS: &[&str] = &[
     ) STRICT;
     CREATE INDEX runs_by_job ON runs (job, number);
 ",
+    "ALTER TABLE runs ADD COLUMN kept BLOB;",
 ];
 
 fn version(db: &Connection) -> rusqlite::Result<usize> {
