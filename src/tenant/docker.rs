@@ -44,6 +44,8 @@ const PIECE_BYTES: usize = 256 << 10;
 pub struct Docker {
     url: String,
     client: Mutex<Option<bollard::Docker>>,
+    /// How busy containers were when they were looked at last.
+    samples: talk::Samples,
 }
 
 impl Docker {
@@ -54,7 +56,7 @@ impl Docker {
             return Err(Error::usage(format!("Docker cannot be reached at {}", url.escape_debug()))
                 .hint(format!("its socket is named, on this machine: {SOCKET}")));
         }
-        Ok(Docker { url, client: Mutex::new(None) })
+        Ok(Docker { url, client: Mutex::new(None), samples: talk::Samples::default() })
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, Option<bollard::Docker>> {

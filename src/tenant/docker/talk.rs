@@ -1,5 +1,9 @@
 //! Docker's long conversations: logs, commands with somebody at them, and how busy a container is.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
 use bollard::container::LogOutput;
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use bollard::models::ContainerStatsResponse;
@@ -12,7 +16,7 @@ use crate::model::Result;
 use crate::sys::process;
 
 /// A command whose output has ended ends in this time.
-const ENDING: std::time::Duration = std::time::Duration::from_secs(5);
+const ENDING: Duration = Duration::from_secs(5);
 
 fn output(piece: LogOutput) -> Output {
     Output { is_error: matches!(piece, LogOutput::StdErr { .. }), bytes: piece.into_bytes() }
@@ -136,7 +140,7 @@ pub fn exit_status<'a>(docker: &'a Docker, session: &'a SessionId) -> Answer<'a,
         let client = docker.client().await?;
         match session {
             SessionId::Exec(id) => {
-                let began = std::time::Instant::now();
+                let began = Instant::now();
                 loop {
                     let ended = client.inspect_exec(id).await;
                     let ended = ended.map_err(|error| docker.wrong("how the command ended is not known", error))?;
@@ -166,17 +170,19 @@ pub fn exit_status<'a>(docker: &'a Docker, session: &'a SessionId) -> Answer<'a,
 
 pub fn usage<'a>(docker: &'a Docker, id: &'a str) -> Answer<'a, Usage> {
     Box::pin(async move {
-        let before = sample(docker, id).await?;
-        tokio::time::sleep(CPU_WINDOW).await;
-        let after = sample(docker, id).await?;
-        let cpu = |sample: &ContainerStatsResponse| -> Option<(u64, u64, u64)> {
-            let cpu = sample.cpu_stats.as_ref()?;
-            let all = cpu.cpu_usage.as_ref()?.total_usage?;
-            Some((all, cpu.system_cpu_usage?, cpu.online_cpus.unwrap_or(1).max(1).into()))
+        // Docker takes up to a second for each look: what it told just before is as good as a second one.
+        let (before, after) = match docker.samples.last(id) {
+            Some(before) => (Some(before), sample(docker, id).await?),
+            None => {
+                let before = cpu(&sample(docker, id).await?);
+                tokio::time::sleep(CPU_WINDOW).await;
+                (before, sample(docker, id).await?)
+            }
         };
-        let cpu_millis = match (cpu(&before), cpu(&after)) {
-            (Some((used, system, _)), Some((used2, system2, cores))) if system2 > system => {
-                used2.saturating_sub(used).saturating_mul(cores * 1000) / (system2 - system)
+        let cpu_millis = match (before, cpu(&after)) {
+            (Some(before), Some(after)) => {
+                docker.samples.keep(id, after);
+                after.millis_since(before)
             }
             _ => 0,
         };
@@ -188,11 +194,74 @@ pub fn usage<'a>(docker: &'a Docker, id: &'a str) -> Answer<'a, Usage> {
     })
 }
 
+/// What a container had used of all cores together, at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Cpu {
+    used: u64,
+    all: u64,
+    cores: u64,
+}
+
+impl Cpu {
+    fn millis_since(self, before: Cpu) -> u64 {
+        match self.all.saturating_sub(before.all) {
+            0 => 0,
+            all => self.used.saturating_sub(before.used).saturating_mul(self.cores * 1000) / all,
+        }
+    }
+}
+
+fn cpu(sample: &ContainerStatsResponse) -> Option<Cpu> {
+    let cpu = sample.cpu_stats.as_ref()?;
+    let used = cpu.cpu_usage.as_ref()?.total_usage?;
+    Some(Cpu { used, all: cpu.system_cpu_usage?, cores: cpu.online_cpus.unwrap_or(1).max(1).into() })
+}
+
+/// The last look at each container that was looked at in the last seconds.
+#[derive(Debug, Default)]
+pub struct Samples(Mutex<HashMap<String, (Instant, Cpu)>>);
+
+impl Samples {
+    /// A busyness over a longer time would not be one of now.
+    const GOOD: Duration = Duration::from_secs(5);
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, (Instant, Cpu)>> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, (at, _)| at.elapsed() < Samples::GOOD);
+        known
+    }
+
+    fn last(&self, id: &str) -> Option<Cpu> {
+        self.known().get(id).map(|(_, cpu)| *cpu)
+    }
+
+    fn keep(&self, id: &str, cpu: Cpu) {
+        self.known().insert(id.to_owned(), (Instant::now(), cpu));
+    }
+}
+
 async fn sample(docker: &Docker, id: &str) -> Result<ContainerStatsResponse> {
     let client = docker.client().await?;
     let mut samples = client.stats(id, Some(query::StatsOptions { stream: false, one_shot: true }));
     match samples.next().await {
         Some(sample) => sample.map_err(|error| docker.wrong("how busy the container is cannot be learnt", error)),
         None => Ok(ContainerStatsResponse::default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_busy_a_container_is_lies_between_two_looks() {
+        let at = |used, all| Cpu { used, all, cores: 2 };
+        assert_eq!(at(2_000, 20_000).millis_since(at(1_000, 10_000)), 200);
+        assert_eq!(at(1_000, 10_000).millis_since(at(1_000, 10_000)), 0);
+        assert_eq!(at(1_000, 20_000).millis_since(at(9_000, 10_000)), 0, "it was started again in between");
+        let samples = Samples::default();
+        samples.keep("web", at(1, 2));
+        assert_eq!(samples.last("web").map(|cpu| cpu.used), Some(1));
+        assert!(samples.last("other").is_none());
     }
 }
