@@ -67,6 +67,8 @@ impl Binds {
     pub fn release(&self, tenant: &TenantName) {
         let _held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         release(&self.base.join(tenant.as_str()));
+        // With the last one; one that still holds something stays.
+        let _ = fs::remove_dir(&self.base);
     }
 
     /// Takes away what is bound for tenants that are not among these.
@@ -77,6 +79,7 @@ impl Binds {
                 release(&entry.path());
             }
         }
+        let _ = fs::remove_dir(&self.base);
     }
 }
 

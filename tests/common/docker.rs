@@ -148,6 +148,9 @@ impl Drop for Port {
             if mount.starts_with("/run/mcloud/") && mount.contains(&format!("/{}-", self.names)) {
                 let _ = Command::new("umount").args(["-l", mount]).output();
                 let _ = std::fs::remove_dir(mount).or_else(|_| std::fs::remove_file(mount));
+                for above in Path::new(mount).ancestors().skip(1).take(2) {
+                    let _ = std::fs::remove_dir(above);
+                }
             }
         }
         for name in list(&["network", "ls", "--format", "{{.Name}}"]).lines().filter(ours) {
