@@ -28,9 +28,11 @@ mod pause;
 mod ps;
 mod publish;
 mod rebuild;
+mod release;
 mod remove;
 mod restart;
 mod resume;
+mod rollback;
 mod routes;
 mod run;
 mod schedule;
@@ -157,6 +159,8 @@ enum Verb {
     Publish(publish::Publish),
     Unpublish(unpublish::Unpublish),
     Routes(routes::Routes),
+    Release(release::Release),
+    Rollback(rollback::Rollback),
     Sync(sync::Sync),
     Mount(mount::Mount),
     Unmount(unmount::Unmount),
@@ -277,6 +281,8 @@ fn verb(verb: Verb, context: Context) -> Result<u8> {
         Verb::Publish(arguments) => publish::run(&arguments, &context),
         Verb::Unpublish(arguments) => unpublish::run(&arguments, &context),
         Verb::Routes(_) => routes::run(&context),
+        Verb::Release(arguments) => release::run(arguments, &context),
+        Verb::Rollback(arguments) => rollback::run(&arguments, &context),
         Verb::Sync(arguments) => sync::run(arguments, context),
         Verb::Mount(arguments) => mount::run(&arguments, &context),
         Verb::Unmount(arguments) => unmount::run(&arguments, &context),

@@ -38,6 +38,7 @@ mod lives;
 mod looking;
 mod looks;
 mod publishing;
+mod releases;
 mod requests;
 mod shelves;
 mod snapshots;
@@ -378,6 +379,7 @@ async fn start(home: Home, config: &ServerConfig) -> Result<Started> {
         runner: jobs::Runner::default(),
     });
     frozen::clear(&daemon);
+    releases::recover(&daemon, |_| true)?;
     publishing::begin(&daemon).await?;
     let watched = daemon.clone();
     let tasks = vec![

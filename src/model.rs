@@ -11,6 +11,7 @@ pub mod meant;
 pub mod name;
 pub mod publish;
 pub mod reference;
+pub mod release;
 pub mod running;
 pub mod schedule;
 pub mod sync;

@@ -9,6 +9,7 @@ pub mod host;
 pub mod link;
 pub mod look;
 pub mod publish;
+pub mod release;
 pub mod running;
 pub mod schedule;
 pub mod sync;

@@ -26,6 +26,7 @@ mod grants;
 mod hosts;
 mod look;
 mod publish;
+mod release;
 mod running;
 mod schedule;
 mod snapshots;

@@ -21,6 +21,7 @@ use crate::model::running::Wanted;
 use crate::model::sync::{Event, Plan, SyncOptions};
 use crate::model::{Error, Kind, Result, TenantName};
 use crate::release::clone::{self, Cloned};
+use crate::release::crash_point;
 use crate::release::freeze::{Freezer, Held, Limits, thaw};
 use crate::sync::{self, Cancel, LiveDir, Observer};
 use crate::sys::dir::Dir;
@@ -181,15 +182,15 @@ async fn freeze(
         return Ok((joined(looked.await)?, Duration::ZERO, Held::default()));
     }
     let number = daemon.state.freeze_begin(tenant, &containers, now_unix())?;
-    fail::fail_point!("freeze.noted");
+    crash_point!("freeze.noted");
     let left = freezer.hold().await;
-    fail::fail_point!("freeze.held");
+    crash_point!("freeze.held");
     if left > 0 {
         (freezer.site.say)(None, format!("{left} requests have not ended yet; they wait out the freeze"));
     }
     let frozen = async {
         freezer.before().await?;
-        fail::fail_point!("freeze.hooked");
+        crash_point!("freeze.hooked");
         let given_up = Cancel::default();
         let stop = Stop { cancel: cancel.clone(), stopping: daemon.stopping.clone() };
         let looking = given_up.clone();
@@ -383,8 +384,8 @@ async fn runs_any(daemon: &Daemon, tenant: &TenantName) -> Result<bool> {
 }
 
 /// Thaws what a daemon froze that was killed, and removes what it was to look at. What the user paused stays so.
-pub async fn recover(daemon: &Arc<Daemon>) -> Result<()> {
-    for row in daemon.state.freezes()? {
+pub async fn recover(daemon: &Arc<Daemon>, is_meant: impl Fn(&TenantName) -> bool) -> Result<()> {
+    for row in daemon.state.freezes()?.into_iter().filter(|row| is_meant(&row.tenant)) {
         let wanted = daemon.state.wanted(&row.tenant).unwrap_or_default();
         let mut ours = Vec::new();
         for id in row.containers {

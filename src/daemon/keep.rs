@@ -21,7 +21,7 @@ pub async fn keep(daemon: Arc<Daemon>) {
         match daemon.runtime.ping().await {
             Ok(()) => {
                 complained = false;
-                if let Err(error) = frozen::recover(&daemon).await {
+                if let Err(error) = frozen::recover(&daemon, |_| true).await {
                     tracing::error!("{}", error.chain());
                 }
                 while_there(&daemon).await;
@@ -69,7 +69,7 @@ fn lives(daemon: &Daemon) -> Vec<TenantName> {
     rows.into_iter().map(|row| row.tenant.name).filter(lives).collect()
 }
 
-async fn bring_back(daemon: &Arc<Daemon>, tenant: &TenantName) {
+pub async fn bring_back(daemon: &Arc<Daemon>, tenant: &TenantName) {
     let _held = daemon.life_lock(tenant).lock_owned().await;
     let name = tenant.clone();
     let say = move |service: Option<&ServiceName>, text: String| match service {

@@ -100,11 +100,12 @@ impl Crew {
     }
 
     /// These services are to end: the tenant's domains say so from now on.
-    fn down(&self, services: &[&Service], why: &str) {
+    pub fn down(&self, services: &[&Service], why: &str) {
         publishing::down(&self.daemon, self.name(), services, &self.config.services, why);
     }
 
-    async fn start(&self, site: &Site<'_>, services: &[&Service]) -> Result<()> {
+    /// Starts services, which are wanted from then on.
+    pub async fn start(&self, site: &Site<'_>, services: &[&Service]) -> Result<()> {
         self.want(services, Wanted::Running)?;
         let started = site.start(services).await;
         // They were all stopped, unless Docker went away: then they are wanted still.

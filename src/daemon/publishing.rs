@@ -277,7 +277,7 @@ fn set(daemon: &Daemon, who: &Principal, route: &Route) -> Result<response::What
 }
 
 /// Whether the tenant has something to serve there.
-fn check_port(row: &TenantRow, route: &Route) -> Result<()> {
+pub fn check_port(row: &TenantRow, route: &Route) -> Result<()> {
     let tenant = &row.tenant.name;
     let Some(service) = service_of(row)? else {
         return Err(Error::usage(format!("`{tenant}` has no service that could be published"))

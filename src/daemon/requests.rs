@@ -12,7 +12,8 @@ use tokio::sync::oneshot;
 use super::access::Principal;
 use super::state::{Standing, TenantRow};
 use super::{
-    Daemon, commands, grants, jobs, leases, lives, looking, looks, now_unix, publishing, snapshots, syncs, tenants,
+    Daemon, commands, grants, jobs, leases, lives, looking, looks, now_unix, publishing, releases, snapshots, syncs,
+    tenants,
 };
 use crate::model::host::{InviteTerms, Role, TenantGlob};
 use crate::model::{Error, Kind, Result, TenantName};
@@ -139,6 +140,8 @@ async fn request(daemon: Arc<Daemon>, session: Arc<Session>, mut stream: Stream)
         request::What::SourceAttach(attach) => session.attach(attach.number, stream),
         request::What::SyncStart(start) => syncs::target(daemon, &session, principal, stream, start).await,
         request::What::SourceOpen(open) => syncs::source(daemon, principal, stream, open).await,
+        request::What::Release(start) => releases::serve::start(daemon, principal, stream, start).await,
+        request::What::Rollback(start) => releases::serve::back(daemon, principal, stream, start).await,
         request::What::Freeze(wanted) => leases::serve(daemon, principal, stream, wanted).await,
         request::What::Act(act) => lives::act(daemon, principal, stream, act).await,
         request::What::Status(wanted) => looks::status(daemon, principal, stream, wanted).await,
@@ -164,6 +167,11 @@ async fn request(daemon: Arc<Daemon>, session: Arc<Session>, mut stream: Stream)
             }
         }
     }
+}
+
+/// A message as bytes, to be kept.
+pub fn encoded(message: &impl prost::Message) -> Vec<u8> {
+    message.encode_to_vec()
 }
 
 /// Sends the last answer of a stream.
@@ -299,6 +307,7 @@ fn answer(daemon: &Daemon, asked: &Asked, what: request::What) -> Result<respons
         }
         request::What::Unpublish(unpublish) => publishing::unpublish(daemon, who, &unpublish),
         request::What::RouteList(_) => publishing::list(daemon, who),
+        request::What::ReleaseHistory(_) => releases::serve::history(daemon, who),
         request::What::TaskList(_) => {
             who.is_enrolled()?;
             let tasks = daemon.tasks.list().into_iter().filter(|task| sees_task(who, &task.on));
@@ -326,6 +335,8 @@ fn answer(daemon: &Daemon, asked: &Asked, what: request::What) -> Result<respons
         | request::What::SourceOpen(_)
         | request::What::Act(_)
         | request::What::Freeze(_)
+        | request::What::Release(_)
+        | request::What::Rollback(_)
         | request::What::Status(_)
         | request::What::Logs(_)
         | request::What::Inspect(_)

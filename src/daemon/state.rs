@@ -17,10 +17,12 @@ mod freezes;
 mod grants;
 mod jobs;
 mod lives;
+mod releases;
 mod routes;
 mod schema;
 
 pub use jobs::{Ended, JobRow};
+pub use releases::ReleaseRow;
 
 #[derive(Debug)]
 pub struct State {

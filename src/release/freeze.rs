@@ -114,11 +114,11 @@ impl Freezer<'_> {
     ) -> Result<(T, Duration)> {
         let began = Instant::now();
         self.pause(containers).await?;
-        fail::fail_point!("freeze.frozen");
+        crash_point!("freeze.frozen");
         let seen = tokio::time::timeout(self.limits.freeze, look).await;
         let thawed = thaw(self.site.runtime, containers).await;
         let lasted = began.elapsed();
-        fail::fail_point!("freeze.thawed");
+        crash_point!("freeze.thawed");
         let late = |_| {
             Err(Error::failed(format!(
                 "the freeze of `{}` was broken off after {} s; nothing was copied",

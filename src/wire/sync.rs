@@ -110,14 +110,20 @@ pub fn event_in(event: proto::SyncEvent) -> Result<Event> {
     })
 }
 
+pub fn class_out(class: &Class) -> proto::PlanClass {
+    proto::PlanClass {
+        count: class.count,
+        bytes: class.bytes,
+        first: class.first.iter().map(|path| Bytes::copy_from_slice(path)).collect(),
+    }
+}
+
+pub fn class_in(class: proto::PlanClass) -> Class {
+    Class { count: class.count, bytes: class.bytes, first: class.first.iter().map(|path| path.to_vec()).collect() }
+}
+
 pub fn plan_out(plan: &Plan) -> proto::Plan {
-    let class = |class: &Class| {
-        Some(proto::PlanClass {
-            count: class.count,
-            bytes: class.bytes,
-            first: class.first.iter().map(|path| Bytes::copy_from_slice(path)).collect(),
-        })
-    };
+    let class = |class: &Class| Some(class_out(class));
     let halt = |halt: &Halt| proto::Halt {
         message: halt.message.clone(),
         hint: halt.hint.clone(),
@@ -138,10 +144,7 @@ pub fn plan_out(plan: &Plan) -> proto::Plan {
 }
 
 pub fn plan_in(plan: proto::Plan) -> Plan {
-    let class = |class: Option<proto::PlanClass>| {
-        let class = class.unwrap_or_default();
-        Class { count: class.count, bytes: class.bytes, first: class.first.iter().map(|path| path.to_vec()).collect() }
-    };
+    let class = |class: Option<proto::PlanClass>| class_in(class.unwrap_or_default());
     let halt = |halt: proto::Halt| Halt { message: halt.message, hint: halt.hint, yes_overrides: halt.yes_overrides };
     Plan {
         created: class(plan.created),

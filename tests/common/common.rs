@@ -13,6 +13,7 @@ pub mod oracle;
 pub mod relay;
 pub mod seat;
 pub mod seed;
+pub mod traffic;
 pub mod trees;
 pub mod versions;
 pub mod web;

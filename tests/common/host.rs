@@ -321,7 +321,10 @@ pub struct Daemon {
     /// `ADDR:PORT` of its QUIC listener.
     pub address: String,
     pub admin: String,
-    vars: Vec<(String, String)>,
+    /// What it is started with the next time.
+    pub vars: Vec<(String, String)>,
+    /// `ADDR:PORT` of the tenants' pages.
+    pub http: String,
     child: Child,
 }
 
@@ -359,6 +362,7 @@ impl Daemon {
             net: net.map(str::to_owned),
             address,
             admin: find("admin").unwrap_or_default(),
+            http: find("http").unwrap_or_default(),
             vars: vars.to_vec(),
             child,
         }

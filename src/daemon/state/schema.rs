@@ -140,6 +140,20 @@ const MIGRATIONS: &[&str] = &[
     CREATE INDEX runs_by_job ON runs (job, number);
 ",
     "ALTER TABLE runs ADD COLUMN kept BLOB;",
+    "
+    CREATE TABLE releases (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        from_tenant TEXT NOT NULL,
+        to_tenant TEXT NOT NULL,
+        domains TEXT NOT NULL,
+        is_rollback INTEGER NOT NULL,
+        step TEXT NOT NULL,
+        to_was TEXT NOT NULL,
+        began INTEGER NOT NULL,
+        is_done INTEGER NOT NULL DEFAULT 0,
+        receipt BLOB
+    ) STRICT;
+",
 ];
 
 fn version(db: &Connection) -> rusqlite::Result<usize> {
