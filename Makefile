@@ -26,11 +26,12 @@ test: packages docker nextest
 	fi
 
 # Side by side with rsync and cp in one run; the table goes to docs/benchmarks.md. Then the stages, each on its own.
-bench: PACKAGES += docker-compose:docker-compose
+bench: PACKAGES += docker-compose:docker-compose restic:restic
 bench: packages docker
 	cargo build --release --quiet
 	python3 benches/compare/run.py
 	python3 benches/compare/start.py --write docs/benchmarks.md
+	python3 benches/compare/mount.py
 	cargo bench --quiet
 
 packages:

@@ -8,7 +8,7 @@ MCLOUD=$(realpath "${1:-target/release/mcloud}")
 for file in examples/demo/*.sh; do
     . "$file"
 done
-acts=(act_code act_example)
+acts=(act_code act_example act_snapshot)
 
 # ------------------------------------------------------------------ a folder of our own
 room=/var/tmp
@@ -23,6 +23,7 @@ cleanup() {
     for tenant in "${started[@]}"; do
         "$MCLOUD" destroy "$tenant" >/dev/null 2>&1 || say "containers of $tenant are left: docker ps -a"
     done
+    if mountpoint -q "$T/then"; then "$MCLOUD" unmount --force "$T/then"; fi
     [[ -n $daemon ]] && kill "$daemon" 2>/dev/null && wait "$daemon" 2>/dev/null
     rm -rf "$T"
     exit "$status"

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::*;
 use crate::tree::look::live::Live;
-use crate::tree::look::{Handle, Listing, Piece};
+use crate::tree::look::{Handle, Listing, Piece, READ_BYTES, Slice};
 
 /// A live directory that counts what it is asked, says that it never changes if it is told to, and fails when it is told to.
 struct Counted {

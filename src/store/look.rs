@@ -4,13 +4,12 @@
 //! between two looks, or after a restart. All volumes of a host share one store, so a handle also proves that it was
 //! given out for this volume: its last bytes are a keyed hash of the others.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, LazyLock, Mutex};
 
 use bytes::Bytes;
 
-use super::lru::Lru;
 use super::snapshot::Volume;
 use super::{Pin, Store, lock};
 use crate::model::{Error, Kind, Name, Result};
@@ -21,9 +20,9 @@ use crate::tree::look::{
     Handle, LIST_BYTES, LIST_ENTRIES, Listing, Look, Piece, ROOT_ID, Seen, Slice, id_below, id_of,
 };
 
-/// Directories and chunk lists that are kept unpacked.
-const KEPT_DIRS: usize = 32;
-const KEPT_LISTS: usize = 16;
+/// Entries of directories, and chunks of files, that are kept unpacked; what was used last is, however large.
+const KEPT_ENTRIES: usize = 50_000;
+const KEPT_CHUNKS: usize = 200_000;
 /// Of larger files it is not added up how much of them is holes before somebody asks where they are.
 const COUNTED_BYTES: u64 = 64 << 20;
 const PROOF: usize = 16;
@@ -39,8 +38,8 @@ pub struct Shown {
     key: [u8; 32],
     /// How many further names files have, by the number of the first.
     links: HashMap<u64, u32>,
-    dirs: Mutex<Lru<Name, Arc<Vec<Entry>>>>,
-    lists: Mutex<Lru<Name, Arc<Chunks>>>,
+    dirs: Mutex<Kept<Vec<Entry>>>,
+    lists: Mutex<Kept<Chunks>>,
     _pin: Arc<Pin>,
 }
 
@@ -71,7 +70,7 @@ impl Shown {
         root.encode(&mut encoded);
         let key = blake3::derive_key("mcloud handle of a snapshot's entry", &[secret, &encoded].concat());
         let links = further_names(&store, volume.content())?;
-        let (dirs, lists) = (Mutex::new(Lru::new(KEPT_DIRS)), Mutex::new(Lru::new(KEPT_LISTS)));
+        let (dirs, lists) = (Mutex::new(Kept::up_to(KEPT_ENTRIES)), Mutex::new(Kept::up_to(KEPT_CHUNKS)));
         Ok(Shown { store, root, key, links, dirs, lists, _pin: pin })
     }
 
@@ -135,7 +134,7 @@ impl Shown {
             return Ok(entries);
         }
         let entries = Arc::new(self.store.entries(list)?);
-        lock(&self.dirs).put(*list, entries.clone());
+        lock(&self.dirs).put(*list, &entries, entries.len());
         Ok(entries)
     }
 
@@ -147,7 +146,7 @@ impl Shown {
             return Ok(chunks);
         }
         let chunks = Arc::new(Chunks::of(&self.store.chunks(content, size)?));
-        lock(&self.lists).put(*content, chunks.clone());
+        lock(&self.lists).put(*content, &chunks, chunks.0.len());
         Ok(chunks)
     }
 
@@ -309,6 +308,34 @@ impl Look for Shown {
         let Some(first) = data.next() else { return Ok(None) };
         let hole = data.find(|at| at.hole);
         Ok(Some(first.start.max(offset)..hole.map_or(size, |at| at.start)))
+    }
+}
+
+/// Lists that were used lately, the last one at the end, so many items together.
+struct Kept<T> {
+    lists: VecDeque<(Name, Arc<T>, usize)>,
+    room: usize,
+}
+
+impl<T> Kept<T> {
+    fn up_to(room: usize) -> Kept<T> {
+        Kept { lists: VecDeque::new(), room }
+    }
+
+    fn get(&mut self, name: &Name) -> Option<Arc<T>> {
+        let at = self.lists.iter().rposition(|(kept, ..)| kept == name)?;
+        let found = self.lists.remove(at)?;
+        let list = found.1.clone();
+        self.lists.push_back(found);
+        Some(list)
+    }
+
+    fn put(&mut self, name: Name, list: &Arc<T>, items: usize) {
+        self.lists.retain(|(kept, ..)| *kept != name);
+        self.lists.push_back((name, list.clone(), items + 1));
+        while self.lists.iter().map(|(.., items)| items).sum::<usize>() > self.room && self.lists.len() > 1 {
+            self.lists.pop_front();
+        }
     }
 }
 
