@@ -46,6 +46,7 @@ mod state;
 mod syncs;
 mod tasks;
 mod tenants;
+mod upkeep;
 mod users;
 
 #[cfg(test)]

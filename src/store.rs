@@ -3,6 +3,7 @@
 //! A snapshot is a sync into the store ([`save`]), a restore is one out of it ([`serve`]). Neither side of the link knows
 //! that the other one is no live directory.
 
+pub mod diff;
 pub mod gc;
 mod index;
 pub mod look;
@@ -54,6 +55,8 @@ pub struct Store {
     writers: Mutex<usize>,
     /// Snapshots being taken share it; what removes packs has it alone.
     gate: RwLock<()>,
+    /// Packs that were found damaged: the next collection writes anew what is whole in them.
+    sick: Mutex<HashSet<Name>>,
     /// Roots in use beside those of the snapshots there are.
     pins: Arc<Mutex<Vec<Name>>>,
     _lock: File,
@@ -116,6 +119,7 @@ impl Store {
             windows: Mutex::new(lru::Lru::new(16)),
             writers: Mutex::default(),
             gate: RwLock::default(),
+            sick: Mutex::default(),
             pins: Arc::default(),
             _lock: lock,
         };
@@ -334,3 +338,5 @@ fn write_lock<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(all(test, feature = "faults"))]
+mod upkeep_tests;

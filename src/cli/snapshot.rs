@@ -1,9 +1,12 @@
 //! `mcloud snapshot`: taken, listed, looked at, given back, removed.
 
 pub mod create;
+mod diff;
 mod list;
+mod prune;
 mod remove;
 pub mod restore;
+mod verify;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -36,8 +39,11 @@ enum What {
     Create(create::Create),
     List(list::List),
     Show(list::Show),
+    Diff(diff::Diff),
     Restore(restore::Restore),
     Remove(remove::Remove),
+    Prune(prune::Prune),
+    Verify(verify::Verify),
 }
 
 pub fn run(arguments: Snapshot, context: Context) -> Result<u8> {
@@ -45,8 +51,11 @@ pub fn run(arguments: Snapshot, context: Context) -> Result<u8> {
         What::Create(arguments) => create::run(&arguments, &context),
         What::List(arguments) => list::run(&arguments, &context),
         What::Show(arguments) => list::show(&arguments, &context),
+        What::Diff(arguments) => diff::run(&arguments, &context),
         What::Restore(arguments) => restore::run(arguments, context),
         What::Remove(arguments) => remove::run(&arguments, &context),
+        What::Prune(arguments) => prune::run(&arguments, &context),
+        What::Verify(arguments) => verify::run(&arguments, &context),
     }
 }
 

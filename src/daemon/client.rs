@@ -36,7 +36,7 @@ pub(super) use freeze::{Lease, freeze};
 pub use grants::Rights;
 pub use look::{Looking, Tree};
 pub use running::{Heard, Talk};
-pub use snapshots::{Created, Restore, folder_of, restore_to_tenant};
+pub use snapshots::{Created, Restore, entry_in as snapshot_in, folder_of, restore_to_tenant};
 pub use sync::sync_between;
 
 /// A request that is not a sync is answered by then.

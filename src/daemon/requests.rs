@@ -13,7 +13,7 @@ use super::access::Principal;
 use super::state::{Standing, TenantRow};
 use super::{
     Daemon, commands, grants, jobs, leases, lives, looking, looks, now_unix, publishing, releases, snapshots, syncs,
-    tenants,
+    tenants, upkeep,
 };
 use crate::model::host::{InviteTerms, Role, TenantGlob};
 use crate::model::{Error, Kind, Result, TenantName};
@@ -153,6 +153,9 @@ async fn request(daemon: Arc<Daemon>, session: Arc<Session>, mut stream: Stream)
         request::What::SnapshotCreate(create) => snapshots::create(daemon, principal, stream, create).await,
         request::What::ScheduleRun(wanted) => jobs::requests::run(daemon, principal, stream, wanted).await,
         request::What::ScheduleChange(change) => jobs::requests::change(daemon, principal, stream, change).await,
+        request::What::SnapshotPrune(prune) => upkeep::prune(daemon, principal, stream, prune).await,
+        request::What::SnapshotVerify(verify) => upkeep::verify(daemon, principal, stream, verify).await,
+        request::What::SnapshotDiff(diff) => upkeep::diff(daemon, principal, stream, diff).await,
         what => {
             if let request::What::TenantRemove(remove) = &what
                 && let Err(error) = lives::end(&daemon, &principal, &remove.tenant).await
@@ -343,6 +346,9 @@ fn answer(daemon: &Daemon, asked: &Asked, what: request::What) -> Result<respons
         | request::What::Command(_)
         | request::What::Publish(_)
         | request::What::SnapshotCreate(_)
+        | request::What::SnapshotPrune(_)
+        | request::What::SnapshotVerify(_)
+        | request::What::SnapshotDiff(_)
         | request::What::LookOpen(_) => Err(nonsense("a request on the wrong stream")),
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::access::Principal;
 use super::copies::{Linked, joined};
+use super::frozen::{Frozen, frozen};
 use super::{Daemon, StoreConfig, now_unix, requests, tenants};
 use crate::model::host::{DataVolume, Role, Tenant, VolumeRef};
 use crate::model::sync::{Event, LeftOut};
@@ -125,7 +126,7 @@ fn answer(snapshots: Vec<(Name, Snapshot)>) -> response::What {
     response::What::Snapshots(proto::Snapshots { snapshots: entries(&snapshots), ..Default::default() })
 }
 
-fn entries(snapshots: &[(Name, Snapshot)]) -> Vec<proto::SnapshotEntry> {
+pub fn entries(snapshots: &[(Name, Snapshot)]) -> Vec<proto::SnapshotEntry> {
     let entry = |(id, snapshot): &(Name, Snapshot)| proto::SnapshotEntry {
         id: Bytes::copy_from_slice(&id.0),
         record: snapshot.encode().into(),
@@ -206,6 +207,8 @@ pub struct Wanted {
     pub service: Option<ServiceName>,
     pub volume: Option<VolumePath>,
     pub tags: Vec<String>,
+    /// While all that it is of stands still.
+    pub frozen: bool,
 }
 
 impl Wanted {
@@ -264,6 +267,10 @@ pub async fn take(
     let kill = cancel.clone();
     let of = wanted.of();
     let _listed = daemon.tasks.begin("snapshot", &of, &who.label(), move || kill.store(true, Ordering::SeqCst));
+    let still = match wanted.frozen {
+        true => Some(freeze(daemon, who, &wanted, hear.clone(), cancel.clone()).await?),
+        false => None,
+    };
     let (taking, who) = (daemon.clone(), who.clone());
     let work = move || {
         let daemon = taking;
@@ -271,7 +278,7 @@ pub async fn take(
             let tenant = wanted.tenant.to_string();
             daemon.state.audit_begin(&who.key, &who.label(), "snapshot", &tenant, &wanted.of(), now_unix())?
         };
-        let done = take_blocking(&daemon, &who, &wanted, &*hear, &cancel);
+        let done = take_blocking(&daemon, &who, &wanted, still.as_ref(), &*hear, &cancel);
         let result = match &done {
             Ok(_) => "ok".to_owned(),
             Err(error) => format!("{}: {}", error.kind.word(), error.chain()),
@@ -288,6 +295,7 @@ fn take_blocking(
     daemon: &Arc<Daemon>,
     who: &Principal,
     wanted: &Wanted,
+    still: Option<&Frozen>,
     hear: &(dyn Fn(Event) + Send + Sync),
     cancel: &Cancel,
 ) -> Result<Taken> {
@@ -300,13 +308,20 @@ fn take_blocking(
         let before = known.iter().any(|(_, snapshot)| {
             snapshot.tenant == volume.tenant && snapshot.volumes.iter().any(|kept| kept.data == volume.data)
         });
-        sources.push(Source { dir: tenants::live(&daemon.home, &row, &volume)?, data: volume.data, fresh: !before });
+        let dir = match still {
+            Some(still) => still.view(&volume)?,
+            None => tenants::live(&daemon.home, &row, &volume)?,
+        };
+        sources.push(Source { dir, data: volume.data, fresh: !before });
     }
     let mut record = Snapshot {
         taken_ms: now_ms(),
         tenant: wanted.tenant.clone(),
         of: wanted.of(),
-        how: How::Live,
+        how: match still {
+            Some(still) => How::Frozen { freeze_ms: still.paused.as_millis() as u64 },
+            None => How::Live,
+        },
         tags: wanted.tags.clone(),
         by: who.label(),
         volumes: Vec::new(),
@@ -331,6 +346,30 @@ fn take_blocking(
         Ok(record)
     })?;
     Ok(Taken { id, snapshot, bytes_new, bytes_stored, bytes_read, seconds: began.elapsed().as_secs_f64() })
+}
+
+/// Freezes what a snapshot is to be of.
+async fn freeze(
+    daemon: &Arc<Daemon>,
+    who: &Principal,
+    wanted: &Wanted,
+    hear: Arc<dyn Fn(Event) + Send + Sync>,
+    cancel: Cancel,
+) -> Result<Frozen> {
+    who.may(Role::Deployer, &wanted.tenant)?;
+    let (looking, who, meant) = (daemon.clone(), who.clone(), wanted.clone());
+    let volumes = move || {
+        let row = tenants::find(&looking.state, &meant.tenant, |name| who.sees(name))?;
+        meant.volumes(&row.tenant)
+    };
+    let volumes = joined(tokio::task::spawn_blocking(volumes).await)?;
+    // It is said on threads of the runtime, where nobody may wait.
+    let say = move |service: Option<&ServiceName>, text: String| {
+        let note = service.map_or_else(|| text.clone(), |service| format!("{service}: {text}"));
+        let hear = hear.clone();
+        tokio::task::spawn_blocking(move || hear(Event::Note(note)));
+    };
+    frozen(daemon, &wanted.tenant, volumes, false, Arc::new(say), cancel).await
 }
 
 /// A tree that is to be taken.
@@ -434,20 +473,17 @@ pub async fn create(daemon: Arc<Daemon>, who: Principal, stream: Stream, create:
 
 fn wanted_in(create: proto::SnapshotCreate) -> Result<Wanted> {
     let proto::SnapshotCreate { tenant, service, path, force, tags: given } = create;
-    if force {
-        return Err(Error::failed("this daemon cannot take a frozen snapshot yet")
-            .hint("leave --force out: the snapshot is live, and says so"));
-    }
     Ok(Wanted {
         tenant: TenantName::new(&tenant)?,
         service: if service.is_empty() { None } else { Some(ServiceName::new(&service)?) },
         volume: if path.is_empty() { None } else { Some(VolumePath::new(&path)?) },
         tags: tags(given)?,
+        frozen: force,
     })
 }
 
 /// A stream that ends or breaks is a client that is gone; either way the work is to end.
-async fn hear_stop(mut receiver: Receiver, cancel: Cancel) {
+pub async fn hear_stop(mut receiver: Receiver, cancel: Cancel) {
     let _ = receiver.receive::<proto::SyncControl>().await;
     cancel.store(true, Ordering::SeqCst);
 }

@@ -54,13 +54,21 @@ impl Store {
             snapshot.volumes.iter().try_for_each(|volume| walk.root(volume.content()))?;
         }
         pinned.into_iter().try_for_each(|root| walk.root(root))?;
-        let Walk { index, marks, hurt, .. } = walk;
+        let Walk { index, marks, hurt, lost, .. } = walk;
         let weights = weigh(&index, &marks).map_err(|cause| self.index_error(cause))?;
-        let (dead, thin) = choose(&weights);
+        let (dead, mut thin) = choose(&weights);
+        let sick = std::mem::take(&mut *lock(&self.sick));
+        thin.extend(sick.into_iter().filter(|name| weights.contains_key(name) && !dead.contains(name)));
+        thin.sort_unstable();
+        thin.dedup();
         let before: u64 = weights.values().map(|weight| weight.pack.len).sum();
 
         let moved = self.rewrite(&index, &marks, &thin)?;
-        let gone: HashSet<Name> = dead.iter().copied().chain(moved.from.iter().copied()).collect();
+        let mut gone: HashSet<Name> = dead.iter().copied().chain(moved.from.iter().copied()).collect();
+        // A pack is named by its bytes: what was written anew may be the very pack that was to go.
+        for pack in &moved.packs {
+            gone.remove(&pack.name);
+        }
         fail::fail_point!("gc.before_index", |_| Err(Error::failed("fault injected before the new index")));
         let after: u64 = before
             - weights.values().filter(|w| gone.contains(&w.pack.name)).map(|w| w.pack.len).sum::<u64>()
@@ -81,10 +89,10 @@ impl Store {
             let removed = self.place.delete(&pack::path_of(*pack));
             removed.map_err(|cause| self.place_error("a pack cannot be removed", cause))?;
         }
-        self.remove_strays()?;
+        self.remove_strays(lost.is_empty())?;
         self.end_unsure()?;
         Ok(Collected {
-            packs_removed: gone.len() as u64 - rewritten,
+            packs_removed: (gone.len() as u64).saturating_sub(rewritten),
             packs_rewritten: rewritten,
             bytes_freed: before.saturating_sub(after),
             bytes_kept: after,
@@ -151,9 +159,21 @@ impl Store {
         Ok(())
     }
 
-    /// Packs that the index does not know and that can be read are left from something that did not end.
-    fn remove_strays(&self) -> Result<()> {
+    /// Packs that the index does not know are left from something that did not end. One that cannot be read stays as long
+    /// as something is lost (`all` is false): somebody may mend it.
+    fn remove_strays(&self, all: bool) -> Result<()> {
         let known = self.known_packs();
+        if all {
+            let found =
+                self.place.list("packs").map_err(|cause| self.place_error("the packs cannot be listed", cause))?;
+            for file in found {
+                if pack::name_at(&file.name).is_some_and(|name| !known.contains(&name)) {
+                    let removed = self.place.delete(&file.name);
+                    removed.map_err(|cause| self.place_error("a pack cannot be removed", cause))?;
+                }
+            }
+            return Ok(());
+        }
         let (packs, _) = self.all_contents(|name| !known.contains(&name))?;
         for pack in packs {
             let removed = self.place.delete(&pack::path_of(pack.name));

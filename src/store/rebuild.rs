@@ -30,8 +30,17 @@ impl Store {
             let gone = self.place.delete(&pack::path_of(pack.name));
             gone.map_err(|cause| self.place_error("a pack that nothing leads to cannot be removed", cause))?;
         }
-        let chunks = entries.into_iter().filter(|entry| packs[entry.pack as usize].kind == PackKind::Chunks).collect();
-        self.learn(packs.clone(), chunks)?;
+        let (mut kept, mut numbers) = (Vec::new(), Vec::new());
+        for pack in &packs {
+            numbers.push(kept.len() as u32);
+            if pack.kind == PackKind::Chunks {
+                kept.push(*pack);
+            }
+        }
+        let is_chunk = |entry: &Entry| packs[entry.pack as usize].kind == PackKind::Chunks;
+        let chunks = entries.into_iter().filter(is_chunk);
+        let chunks = chunks.map(|entry| Entry { pack: numbers[entry.pack as usize], ..entry }).collect();
+        self.learn(kept, chunks)?;
         self.sure()
     }
 

@@ -97,6 +97,16 @@ impl Store {
         let there: HashMap<Name, u64> =
             there.into_iter().filter_map(|file| Some((pack::name_at(&file.name)?, file.len))).collect();
         found.packs = there.len() as u64;
+        let known = self.known_packs();
+        for (name, len) in there.iter().filter(|(name, _)| !known.contains(name)) {
+            // One that is being written is whole; what cannot be read was in no index that was built since.
+            let file = pack::path_of(*name);
+            let read = |offset, len| self.place.get(&file, Some((offset, len)));
+            if matches!(pack::contents(*len, self.key.as_ref(), read), Ok(None)) {
+                let what = "is damaged: there is no telling what is in it".to_owned();
+                found.problems.push(Problem::File { file, what });
+            }
+        }
         let mut lost = HashSet::new();
         for pack in self.packs() {
             let what = match there.get(&pack.name) {
@@ -166,6 +176,7 @@ impl Store {
                                 0 => "is damaged; the objects in it are whole".to_owned(),
                                 count => format!("is damaged; {count} of the {} objects in it are lost", inside.len()),
                             };
+                            lock(&self.sick).insert(pack.name);
                             let mut outcome = lock(&outcome);
                             outcome.0.extend(bad.into_iter().map(|name| (pack.name, name)));
                             outcome.1.push(Problem::File { file: path, what });

@@ -99,8 +99,12 @@ impl<'s> Writer<'s> {
             Err(error) => {
                 // The chunks are good for the next try; the nodes lead to what may not be there.
                 let kept = store.learn(ready.chunks.0, ready.chunks.1);
-                let dropped = ready.nodes.0.iter().try_for_each(|pack| store.place.delete(&pack::path_of(pack.name)));
-                if kept.is_ok() && dropped.is_ok() {
+                // A pack is named by its bytes: what was written may be one that is in use.
+                let known = store.known_packs();
+                let nodes = ready.nodes.0.iter().filter(|pack| !known.contains(&pack.name));
+                let dropped =
+                    nodes.map(|pack| store.place.delete(&pack::path_of(pack.name))).find(std::io::Result::is_err);
+                if kept.is_ok() && dropped.is_none() {
                     store.end_unsure()?;
                 }
                 Err(error)

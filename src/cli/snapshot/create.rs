@@ -20,6 +20,7 @@ use crate::sync::Cancel;
 #[command(after_help = "Examples:
   mcloud snapshot create shop
   mcloud snapshot create redis.shop:/data --tag before-upgrade
+  mcloud snapshot create shop --force             of one moment: the tenant stands still as briefly as can be
   mcloud snapshot create shop@203.0.113.5 --json")]
 pub struct Create {
     /// [SERVICE.]TENANT[@HOST][:/VOLUME]; default: the tenant called as this folder
@@ -28,8 +29,8 @@ pub struct Create {
     /// A word to find it by, and to keep it by when others are pruned; may be given again
     #[arg(long, value_name = "TAG")]
     tag: Vec<String>,
-    /// While all that it is of stands still
-    #[arg(long, hide = true)]
+    /// Freeze the tenant meanwhile, so that all of it is of one moment; a snapshot without is live, and says so
+    #[arg(long)]
     force: bool,
 }
 

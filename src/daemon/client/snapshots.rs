@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::sync::{Seen, one_between};
-use super::{Client, open_source, start, unexpected};
+use super::{Client, answer, open_source, start, unexpected};
 use crate::daemon::copies::until;
 use crate::model::between::{Sum, one_volume};
 use crate::model::host::{DataVolume, Tenant, VolumeRef};
@@ -108,6 +108,43 @@ impl Client {
     /// Removes the snapshots that these words mean; returns them.
     pub async fn snapshot_remove(&self, words: &[String]) -> Result<Vec<(Name, Snapshot)>> {
         self.snapshots(request::What::SnapshotRemove(proto::SnapshotRemove { snapshots: words.to_vec() })).await
+    }
+
+    /// Compares two snapshots.
+    pub async fn snapshot_diff(&self, a: &str, b: &str) -> Result<proto::SnapshotChanges> {
+        let diff = proto::SnapshotDiff { a: a.to_owned(), b: b.to_owned() };
+        let mut stream = start(&self.connection, request::What::SnapshotDiff(diff)).await?;
+        let mut all: Option<proto::SnapshotChanges> = None;
+        loop {
+            let response::What::SnapshotChanges(part) = answer(&mut stream).await? else { return Err(unexpected()) };
+            let more = part.more;
+            match &mut all {
+                Some(all) => all.changes.extend(part.changes),
+                None => all = Some(part),
+            }
+            if !more {
+                return all.ok_or_else(unexpected);
+            }
+        }
+    }
+
+    /// Removes what no rule keeps, and gives back what nothing needs any more.
+    pub async fn snapshot_prune(&self, prune: proto::SnapshotPrune) -> Result<proto::Pruned> {
+        let mut stream = start(&self.connection, request::What::SnapshotPrune(prune)).await?;
+        match answer(&mut stream).await? {
+            response::What::Pruned(pruned) => Ok(pruned),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Looks whether the store is what it says.
+    pub async fn snapshot_verify(&self, read_data: bool) -> Result<proto::Verified> {
+        let verify = proto::SnapshotVerify { read_data };
+        let mut stream = start(&self.connection, request::What::SnapshotVerify(verify)).await?;
+        match answer(&mut stream).await? {
+            response::What::Verified(verified) => Ok(verified),
+            _ => Err(unexpected()),
+        }
     }
 
     async fn snapshots(&self, what: request::What) -> Result<Vec<(Name, Snapshot)>> {
@@ -244,7 +281,7 @@ pub async fn restore_to_tenant(
     Ok(sum.report)
 }
 
-fn entry_in(entry: proto::SnapshotEntry) -> Result<(Name, Snapshot)> {
+pub fn entry_in(entry: proto::SnapshotEntry) -> Result<(Name, Snapshot)> {
     let id = Name::from_slice(&entry.id);
     let snapshot = Snapshot::decode(&entry.record);
     id.zip(snapshot).ok_or_else(|| nonsense("a snapshot that cannot be read"))

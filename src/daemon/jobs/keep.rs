@@ -52,6 +52,7 @@ pub async fn snapshot(
         service: of.service.clone(),
         volume: of.volume.clone(),
         tags: vec![tag(&job.name)],
+        frozen: work.force,
     };
     let stopping = {
         let (daemon, cancel) = (daemon.clone(), cancel.clone());
