@@ -8,7 +8,8 @@ SHELL := /bin/bash
 # What the tests run beside mcloud: package, and a program that it brings.
 PACKAGES := rsync:rsync attr:setfattr acl:setfacl xfsprogs:mkfs.xfs btrfs-progs:mkfs.btrfs e2fsprogs:mkfs.ext4 \
 	iproute2:ip util-linux:setpriv strace:strace git:git python3:python3 \
-	docker.io:dockerd debootstrap:debootstrap fuse3:fusermount3
+	docker.io:dockerd debootstrap:debootstrap fuse3:fusermount3 \
+	curl:curl openssl:openssl nghttp2-client:h2load
 
 # A release build, then the product's main job on real input, told step by step and timed.
 demo:
@@ -25,13 +26,15 @@ test: packages docker nextest
 		cargo test --features faults
 	fi
 
-# Side by side with rsync and cp in one run; the table goes to docs/benchmarks.md. Then the stages, each on its own.
-bench: PACKAGES += docker-compose:docker-compose restic:restic
+# Side by side with rsync and cp in one run; the table goes to docs/benchmarks.md. Then the start of tenants beside
+# docker-compose, mounts beside restic's, the proxy beside HAProxy, and the stages, each on its own.
+bench: PACKAGES += docker-compose:docker-compose restic:restic haproxy:haproxy nginx:nginx wrk:wrk
 bench: packages docker
 	cargo build --release --quiet
 	python3 benches/compare/run.py
 	python3 benches/compare/start.py --write docs/benchmarks.md
 	python3 benches/compare/mount.py
+	python3 benches/compare/proxy.py
 	cargo bench --quiet
 
 packages:

@@ -6,6 +6,7 @@
 mod access;
 mod act;
 mod audit;
+mod cert;
 mod commands;
 mod completions;
 mod config;
@@ -161,6 +162,7 @@ enum Verb {
     Routes(routes::Routes),
     Release(release::Release),
     Rollback(rollback::Rollback),
+    Cert(cert::Cert),
     Sync(sync::Sync),
     Mount(mount::Mount),
     Unmount(unmount::Unmount),
@@ -283,6 +285,7 @@ fn verb(verb: Verb, context: Context) -> Result<u8> {
         Verb::Routes(_) => routes::run(&context),
         Verb::Release(arguments) => release::run(arguments, &context),
         Verb::Rollback(arguments) => rollback::run(&arguments, &context),
+        Verb::Cert(arguments) => cert::run(&arguments, &context),
         Verb::Sync(arguments) => sync::run(arguments, context),
         Verb::Mount(arguments) => mount::run(&arguments, &context),
         Verb::Unmount(arguments) => unmount::run(&arguments, &context),

@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
 
 use crate::model::host::Role;
 use crate::model::{Error, Result, TenantName};
-use crate::proxy::{Limits, Proxy};
+use crate::proxy::{Acme, Limits, Proxy};
 use crate::sys::clock;
 use crate::tenant::docker::Docker;
 use crate::tenant::runtime::Runtime;
@@ -21,6 +21,7 @@ use crate::transport::{Admit, Connection, Identity, Listener, PublicKey};
 
 mod access;
 mod binds;
+mod certs;
 pub mod client;
 mod commands;
 mod copies;
@@ -78,6 +79,8 @@ pub struct ServerConfig {
     pub freeze_limit: Duration,
     /// The longest that a request for a paused tenant waits.
     pub hold: Duration,
+    /// Who makes certificates for domains.
+    pub acme: Acme,
     pub store: StoreConfig,
 }
 
@@ -138,6 +141,10 @@ struct Daemon {
     store: snapshots::Kept,
     /// The schedules that run.
     runner: jobs::Runner,
+    /// Who makes certificates.
+    acme: Acme,
+    /// Held while one is made.
+    issuing: tokio::sync::Mutex<()>,
 }
 
 /// Who holds the lock writes; `holder` is the connection of the client that wants it so.
@@ -270,7 +277,7 @@ impl Daemon {
 
 /// Runs a daemon until it is told to stop (SIGTERM, SIGINT). Prints its `ready` line to standard output.
 pub async fn serve(config: ServerConfig) -> Result<()> {
-    let stop = stop_signal()?;
+    let Signals { mut term, mut int, mut hup } = Signals::hear()?;
     let home = Home::at(&config.home);
     let _lock = home.take()?;
     let started = start(home.clone(), &config).await?;
@@ -282,7 +289,16 @@ pub async fn serve(config: ServerConfig) -> Result<()> {
     writeln!(out, "{line}")
         .and_then(|()| out.flush())
         .map_err(|error| Error::io("cannot say that I am ready", error))?;
-    stop.await;
+    loop {
+        tokio::select! {
+            _ = term.recv() => break,
+            _ = int.recv() => break,
+            _ = hup.recv() => match certs::load(daemon) {
+                Ok(many) => tracing::info!("SIGHUP: certificates are read again: {many}"),
+                Err(error) => tracing::error!("SIGHUP: {}", error.chain()),
+            },
+        }
+    }
     home.say_stopped();
     tracing::info!("stopping");
     drain(daemon).await;
@@ -293,20 +309,22 @@ pub async fn serve(config: ServerConfig) -> Result<()> {
     Ok(())
 }
 
-/// Resolves at the first SIGTERM or SIGINT. SIGHUP is heard and, as long as there is nothing to reload, only noted.
-fn stop_signal() -> Result<impl Future<Output = ()>> {
-    let hear = |kind| signal(kind).map_err(|error| Error::io("cannot listen to signals", error));
-    let (mut term, mut int, mut hup) =
-        (hear(SignalKind::terminate())?, hear(SignalKind::interrupt())?, hear(SignalKind::hangup())?);
-    Ok(async move {
-        loop {
-            tokio::select! {
-                _ = term.recv() => return,
-                _ = int.recv() => return,
-                _ = hup.recv() => tracing::info!("SIGHUP: nothing to reload"),
-            }
-        }
-    })
+/// SIGTERM and SIGINT stop, SIGHUP reloads.
+struct Signals {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+}
+
+impl Signals {
+    fn hear() -> Result<Signals> {
+        let hear = |kind| signal(kind).map_err(|error| Error::io("cannot listen to signals", error));
+        Ok(Signals {
+            term: hear(SignalKind::terminate())?,
+            int: hear(SignalKind::interrupt())?,
+            hup: hear(SignalKind::hangup())?,
+        })
+    }
 }
 
 /// A daemon whose listeners serve.
@@ -347,7 +365,7 @@ async fn start(home: Home, config: &ServerConfig) -> Result<Started> {
     );
     // More suspects than these are looked at anyway, a moment later.
     let (suspect, suspects) = tokio::sync::mpsc::channel(64);
-    let proxy = Arc::new(Proxy::new(Limits::default(), move |tenant| drop(suspect.try_send(tenant.clone()))));
+    let proxy = Arc::new(Proxy::new(Limits::default(), move |tenant| drop(suspect.try_send(tenant.clone())))?);
     let binds = Arc::new(Binds::of(&identity.public().short()));
     let rows = state.tenants()?;
     binds.keep_only(&rows.iter().map(|row| &row.tenant.name).collect::<Vec<_>>());
@@ -378,8 +396,11 @@ async fn start(home: Home, config: &ServerConfig) -> Result<Started> {
         looks: Arc::new(Semaphore::new(looking::AT_ONCE)),
         store: snapshots::Kept::at(config.store.clone()),
         runner: jobs::Runner::default(),
+        acme: config.acme.clone(),
+        issuing: tokio::sync::Mutex::default(),
     });
     frozen::clear(&daemon);
+    certs::load(&daemon)?;
     releases::recover(&daemon, |_| true)?;
     publishing::begin(&daemon).await?;
     let watched = daemon.clone();
@@ -391,6 +412,7 @@ async fn start(home: Home, config: &ServerConfig) -> Result<Started> {
         tokio::spawn(proxy.clone().serve_tls(https)),
         tokio::spawn(proxy.sweep()),
         tokio::spawn(jobs::keep(daemon.clone())),
+        tokio::spawn(certs::keep(daemon.clone())),
         tokio::spawn(http::serve(admin, move |path| match path {
             "/healthz" => (200, "OK", "ok\n".to_owned()),
             "/metrics" => (200, "OK", watched.metrics()),

@@ -6,11 +6,14 @@
 //! [`Proxy::hold`] makes a tenant's requests wait, [`Proxy::drained`] waits for those under way, [`Proxy::let_go`] lets
 //! the waiting go on: each looks its route up again, which may lead to another tenant by then.
 
+mod acme;
 mod body;
+mod certs;
 mod client;
 mod forward;
 mod gate;
 mod headers;
+mod inspect;
 mod page;
 mod routes;
 mod serve;
@@ -18,6 +21,7 @@ mod socket;
 mod tls;
 mod tunnel;
 mod upstream;
+mod validity;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,13 +30,16 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::model::TenantName;
+use crate::model::{Result, TenantName};
 
+pub use acme::{Acme, Issued, issue};
+pub use certs::{Answering, Certificate, Certificates};
 pub use gate::{HoldReport, Left, Reason};
 pub use routes::{Route, Way};
 pub use socket::Probe;
 pub use upstream::{Dial, Io, Serving, Tcp, Upstream};
 
+use certs::Ends;
 use routes::{Routes, Target, Tenant};
 
 /// The path under any host name that the proxy answers itself, with 200, while it serves.
@@ -83,6 +90,8 @@ pub struct Seen {
     pub down: Option<String>,
     /// Where its requests go.
     pub upstream: Option<String>,
+    /// It speaks TLS itself.
+    pub passes: bool,
 }
 
 /// What the daemon's metrics tell of it.
@@ -102,22 +111,27 @@ pub struct Proxy {
     tenants: Mutex<HashMap<TenantName, Arc<Tenant>>>,
     limits: Limits,
     suspect: Box<Suspect>,
+    pub certificates: Arc<Certificates>,
+    ends: Ends,
     pub counters: Counters,
     /// True when connections are to come to their end.
     stopping: watch::Sender<bool>,
 }
 
 impl Proxy {
-    pub fn new(limits: Limits, suspect: impl Fn(&TenantName) + Send + Sync + 'static) -> Proxy {
-        Proxy {
+    pub fn new(limits: Limits, suspect: impl Fn(&TenantName) + Send + Sync + 'static) -> Result<Proxy> {
+        let certificates = Arc::default();
+        Ok(Proxy {
             routes: RwLock::default(),
             version: AtomicU64::new(0),
             tenants: Mutex::default(),
             limits,
             suspect: Box::new(suspect),
+            ends: Ends::new(&certificates)?,
+            certificates,
             counters: Counters::default(),
             stopping: watch::Sender::new(false),
-        }
+        })
     }
 
     fn tenants(&self) -> MutexGuard<'_, HashMap<TenantName, Arc<Tenant>>> {
@@ -173,14 +187,16 @@ impl Proxy {
     pub fn look(&self, tenant: &TenantName, way: Way, port: Option<u16>) -> Seen {
         let tenant = self.tenant(tenant);
         let (held, waiting) = tenant.gate.state();
-        let (down, upstream) = match tenant.serving() {
+        let serving = tenant.serving();
+        let passes = matches!(&serving, Serving::Up(upstream) if upstream.ssl.is_some());
+        let (down, upstream) = match serving {
             Serving::Down(why) => (Some(why), None),
             Serving::Up(upstream) => match port.or(upstream.port(way)) {
                 Some(port) => (None, Some(upstream.address(port))),
                 None => (Some(format!("has no port for it in {}", upstream.service)), None),
             },
         };
-        Seen { held, waiting, down, upstream }
+        Seen { held, waiting, down, upstream, passes }
     }
 
     /// Which reasons hold a tenant, and how many of its requests wait.

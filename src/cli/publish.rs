@@ -12,13 +12,15 @@ use crate::model::{Domain, Result};
 ///
 /// Requests for the domain go to the service of the tenant with `web:` (or, where there is none, to its only one). A domain
 /// belongs to one tenant: published for another one it moves there in one step, with its requests that wait, and no request
-/// is lost. Other domains' connections are not touched. DOMAIN and DOMAIN --ssl are two routes.
+/// is lost. Other domains' connections are not touched. DOMAIN and DOMAIN --ssl are two routes;
+/// with --ssl TLS is passed through to the port that the service names with `ssl:`, or, where it names none, ended here with the
+/// domain's certificate (`mcloud cert`).
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   mcloud publish shop shop.example.com
   mcloud -h 203.0.113.5 publish shop-next shop.example.com
   mcloud publish shop api.example.com --port 8080
-  mcloud publish shop shop.example.com --ssl          TLS, passed through to the port that `ssl:` names")]
+  mcloud publish shop shop.example.com --ssl          TLS, passed through or ended here")]
 pub struct Publish {
     /// The tenant
     tenant: String,

@@ -8,6 +8,7 @@ use clap::Args;
 
 use crate::daemon::{self, ServerConfig, StoreConfig};
 use crate::model::{Error, Result};
+use crate::proxy::Acme;
 use crate::tenant::docker::SOCKET;
 
 use super::context::{self, Context};
@@ -55,6 +56,17 @@ pub struct Server {
     /// Keep snapshots in a bucket unsealed
     #[arg(long, env = "MCLOUD_STORE_PLAIN", conflicts_with = "store_key")]
     store_plain: bool,
+    /// The directory of the CA that makes certificates (ACME)
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "MCLOUD_ACME",
+        default_value = "https://acme-v02.api.letsencrypt.org/directory"
+    )]
+    acme: String,
+    /// A PEM file with the root of that CA, where the system does not know it
+    #[arg(long, value_name = "FILE", env = "MCLOUD_ACME_ROOT")]
+    acme_root: Option<PathBuf>,
 }
 
 fn listener(text: &str) -> Result<SocketAddr, String> {
@@ -63,9 +75,8 @@ fn listener(text: &str) -> Result<SocketAddr, String> {
 }
 
 pub fn run(arguments: Server, context: &Context) -> Result<u8> {
-    let Server { home, listen, http, https, admin, docker, freeze_limit, hold, store, store_key, store_plain } =
-        arguments;
-    let store = StoreConfig { url: store, key: store_key, plain: store_plain };
+    let Server { home, listen, http, https, admin, docker, freeze_limit, hold, acme, acme_root, .. } = arguments;
+    let store = StoreConfig { url: arguments.store, key: arguments.store_key, plain: arguments.store_plain };
     let home = match home {
         Some(home) => home,
         None => context::daemon_home()?,
@@ -74,7 +85,8 @@ pub fn run(arguments: Server, context: &Context) -> Result<u8> {
         .map_err(|cause| Error::io(format!("{} is not a folder's name", home.display()), cause))?;
     context.out.detail(format!("home {}", home.display()));
     let [freeze_limit, hold] = [freeze_limit, hold].map(|seconds| Duration::from_secs(seconds.into()));
-    let config = ServerConfig { home, listen, http, https, admin, docker, freeze_limit, hold, store };
+    let acme = Acme { directory: acme, root: acme_root };
+    let config = ServerConfig { home, listen, http, https, admin, docker, freeze_limit, hold, store, acme };
     context::block_on(daemon::serve(config))?;
     Ok(0)
 }

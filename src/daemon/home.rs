@@ -69,6 +69,11 @@ impl Home {
         self.dir.join("keys/admin.key")
     }
 
+    /// Certificates with their keys, and the accounts at CAs.
+    pub fn certs(&self) -> PathBuf {
+        self.dir.join("certs")
+    }
+
     pub fn database(&self) -> PathBuf {
         self.dir.join("state.db")
     }

@@ -201,7 +201,11 @@ pub async fn after(daemon: &Arc<Daemon>, tenant: &TenantName, say: &super::lives
         && report.held > 0
     {
         let longest = report.longest.as_secs_f64();
-        let mut text = format!("{} held requests go on; the longest waited {longest:.1} s", report.held);
+        let held = match report.held {
+            1 => "1 held request goes on".to_owned(),
+            held => format!("{held} held requests go on"),
+        };
+        let mut text = format!("{held}; the longest waited {longest:.1} s");
         if report.failed > 0 {
             text.push_str(&format!("; {} had been told to come again", report.failed));
         }
@@ -227,7 +231,7 @@ pub async fn hold(daemon: &Arc<Daemon>, row: &TenantRow, say: &super::lives::Say
 }
 
 /// A reply, or the failure.
-async fn reply(mut stream: Stream, answered: Result<response::What>) {
+pub async fn reply(mut stream: Stream, answered: Result<response::What>) {
     match answered {
         Ok(what) => requests::say(&mut stream, what).await,
         Err(error) => requests::fail(stream, &error).await,
@@ -283,7 +287,7 @@ pub fn check_port(row: &TenantRow, route: &Route) -> Result<()> {
         return Err(Error::usage(format!("`{tenant}` has no service that could be published"))
             .hint("give one of its services `web: PORT` in its mcloud.yml, and `mcloud update` it"));
     };
-    let (own, key) = if route.ssl { (service.ssl, "ssl") } else { (service.web, "web") };
+    let (own, key) = if route.ssl { (service.ssl.or(service.web), "ssl") } else { (service.web, "web") };
     if route.port.or(own).is_none() {
         return Err(Error::usage(format!("{}.{tenant} names no port with `{key}:`", service.name)).hint(format!(
             "write `{key}: PORT` into its mcloud.yml and `mcloud update {tenant}`, or publish with --port"
@@ -334,7 +338,13 @@ pub fn list(daemon: &Daemon, who: &Principal) -> Result<response::What> {
 fn shown(daemon: &Daemon, route: Route) -> PublishedRoute {
     let way = if route.ssl { Way::Tls } else { Way::Http };
     let seen = daemon.proxy.look(&route.tenant, way, route.port);
+    let needs_certificate =
+        route.ssl && !seen.passes && daemon.proxy.certificates.find(route.domain.as_str()).is_none();
     let (state, why) = match (&seen.held[..], seen.down) {
+        ([], None) if needs_certificate => (
+            "down",
+            Some(format!("has no certificate: `mcloud cert acme {0}`, or `mcloud cert add {0} …`", route.domain)),
+        ),
         ([], None) => ("serving", None),
         ([], Some(why)) => ("down", Some(why)),
         (held, _) => {

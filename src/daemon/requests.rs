@@ -12,8 +12,8 @@ use tokio::sync::oneshot;
 use super::access::Principal;
 use super::state::{Standing, TenantRow};
 use super::{
-    Daemon, commands, grants, jobs, leases, lives, looking, looks, now_unix, publishing, releases, snapshots, syncs,
-    tenants, upkeep,
+    Daemon, certs, commands, grants, jobs, leases, lives, looking, looks, now_unix, publishing, releases, snapshots,
+    syncs, tenants, upkeep,
 };
 use crate::model::host::{InviteTerms, Role, TenantGlob};
 use crate::model::{Error, Kind, Result, TenantName};
@@ -156,6 +156,7 @@ async fn request(daemon: Arc<Daemon>, session: Arc<Session>, mut stream: Stream)
         request::What::SnapshotPrune(prune) => upkeep::prune(daemon, principal, stream, prune).await,
         request::What::SnapshotVerify(verify) => upkeep::verify(daemon, principal, stream, verify).await,
         request::What::SnapshotDiff(diff) => upkeep::diff(daemon, principal, stream, diff).await,
+        request::What::CertAcme(asked) => certs::acme(daemon, principal, stream, asked).await,
         what => {
             if let request::What::TenantRemove(remove) = &what
                 && let Err(error) = lives::end(&daemon, &principal, &remove.tenant).await
@@ -311,6 +312,9 @@ fn answer(daemon: &Daemon, asked: &Asked, what: request::What) -> Result<respons
         request::What::Unpublish(unpublish) => publishing::unpublish(daemon, who, &unpublish),
         request::What::RouteList(_) => publishing::list(daemon, who),
         request::What::ReleaseHistory(_) => releases::serve::history(daemon, who),
+        request::What::CertAdd(add) => certs::add(daemon, who, &add),
+        request::What::CertList(_) => certs::list(daemon, who),
+        request::What::CertRemove(remove) => certs::remove(daemon, who, &remove),
         request::What::TaskList(_) => {
             who.is_enrolled()?;
             let tasks = daemon.tasks.list().into_iter().filter(|task| sees_task(who, &task.on));
@@ -349,7 +353,8 @@ fn answer(daemon: &Daemon, asked: &Asked, what: request::What) -> Result<respons
         | request::What::SnapshotPrune(_)
         | request::What::SnapshotVerify(_)
         | request::What::SnapshotDiff(_)
-        | request::What::LookOpen(_) => Err(nonsense("a request on the wrong stream")),
+        | request::What::LookOpen(_)
+        | request::What::CertAcme(_) => Err(nonsense("a request on the wrong stream")),
     }
 }
 

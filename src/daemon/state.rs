@@ -13,6 +13,7 @@ use crate::model::host::{Access, AuditEntry, DataVolume, InviteTerms, Role, Tena
 use crate::model::{Error, Kind, Result, ServiceName, TenantName, VolumePath};
 use crate::transport::PublicKey;
 
+mod certs;
 mod freezes;
 mod grants;
 mod jobs;
@@ -21,6 +22,7 @@ mod releases;
 mod routes;
 mod schema;
 
+pub use certs::CertRow;
 pub use jobs::{Ended, JobRow};
 pub use releases::ReleaseRow;
 

@@ -30,6 +30,7 @@ impl Host {
             freeze_limit: Duration::from_secs(60),
             hold: Duration::from_secs(30),
             store: Default::default(),
+            acme: crate::proxy::Acme { directory: "https://127.0.0.1:1".to_owned(), root: None },
         };
         let home = Home::at(&config.home);
         let lock = home.take().unwrap();

@@ -13,6 +13,19 @@ pub struct Route {
     pub port: Option<u16>,
 }
 
+/// A certificate with which TLS is ended for a domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cert {
+    pub domain: Domain,
+    /// From a CA by ACME, and renewed there.
+    pub acme: bool,
+    pub not_after_unix: Option<u64>,
+    /// When it is tried to renew it.
+    pub renew_at_unix: Option<u64>,
+    /// What is wrong with it, or with renewing it.
+    pub trouble: Option<String>,
+}
+
 /// A route as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublishedRoute {

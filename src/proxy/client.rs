@@ -10,11 +10,15 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
+use super::inspect::{Inspector, Refused};
 use super::routes::Way;
 use super::socket::Probe;
 
 /// What HTTP/2 begins with.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The end of a head that no parser takes.
+const REFUSED: &[u8] = b"\0\r\n\r\n";
 
 /// Who is at the other end.
 #[derive(Clone, Debug)]
@@ -51,11 +55,23 @@ pub struct Patient<S> {
     first_end: usize,
     patience: Duration,
     late: Option<Pin<Box<Sleep>>>,
+    /// Looks at what is read, where it is HTTP/1.
+    inspector: Option<Inspector>,
+    is_refused: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Patient<S> {
     pub fn new(stream: S, patience: Duration) -> Patient<S> {
-        Patient { stream, first: [0; 24], first_at: 0, first_end: 0, patience, late: None }
+        Patient {
+            stream,
+            first: [0; 24],
+            first_at: 0,
+            first_end: 0,
+            patience,
+            late: None,
+            inspector: None,
+            is_refused: false,
+        }
     }
 
     /// Whether the client begins with HTTP/2.
@@ -73,6 +89,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Patient<S> {
         }
     }
 
+    /// What is read from now on is HTTP/1 that can be read in one way only.
+    pub fn inspected(mut self) -> Patient<S> {
+        self.inspector = Some(Inspector::default());
+        self
+    }
+
+    /// Looks at what was read since `before`. What must not be parsed becomes something that no parser takes, so that
+    /// the client is told, and what came before it is answered.
+    fn inspect(&mut self, buf: &mut ReadBuf<'_>, before: usize) {
+        let Some(inspector) = &mut self.inspector else { return };
+        if let Err(Refused(at)) = inspector.look(&buf.filled()[before..]) {
+            buf.set_filled(before + at);
+            // The parser looks at a head when it seems complete.
+            let most = buf.remaining().min(REFUSED.len());
+            buf.put_slice(&REFUSED[..most]);
+            self.is_refused = true;
+        }
+    }
+
     fn in_time<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.late = None;
@@ -86,13 +121,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Patient<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Patient<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        if self.is_refused {
+            return Poll::Ready(Ok(()));
+        }
         if self.first_at < self.first_end {
             let take = buf.remaining().min(self.first_end - self.first_at);
             buf.put_slice(&self.first[self.first_at..self.first_at + take]);
             self.first_at += take;
-            return Poll::Ready(Ok(()));
+        } else {
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         }
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        self.inspect(buf, before);
+        Poll::Ready(Ok(()))
     }
 }
 

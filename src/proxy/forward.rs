@@ -20,6 +20,8 @@ use super::routes::{Target, Way, host_name};
 use super::upstream::{Link, Serving, Upstream};
 use super::{HEALTH_PATH, Proxy, headers, tunnel};
 
+/// Where ACME servers look (RFC 8555, 8.3).
+const ACME_PATH: &str = "/.well-known/acme-challenge/";
 /// When a client that was told to come again should.
 const COME_AGAIN_SECONDS: u64 = 5;
 /// Between two tries to reach an upstream that refuses.
@@ -160,7 +162,7 @@ fn serving(target: &Target, way: Way) -> Result<(Arc<Upstream>, u16), Stopped> {
         Serving::Up(upstream) => match target.port.or(upstream.port(way)) {
             Some(port) => Ok((upstream, port)),
             None => {
-                let key = if way == Way::Tls { "ssl" } else { "web" };
+                let key = if way == Way::Tls { "ssl:` or `web" } else { "web" };
                 let text = format!("{}.{tenant} names no port with `{key}:`", upstream.service);
                 Err(Stopped::Down(Page::new(StatusCode::BAD_GATEWAY, text)))
             }
@@ -175,6 +177,12 @@ pub async fn answer(proxy: Arc<Proxy>, client: Arc<Client>, request: Request<Inc
         let mut page = Page::new(StatusCode::OK, "ok");
         page.close = *proxy.stopping.borrow();
         return page.response(&HeaderMap::new());
+    }
+    if let Some(token) = request.uri().path().strip_prefix(ACME_PATH)
+        && client.way == Way::Http
+        && let Some(authorization) = proxy.certificates.token(token)
+    {
+        return Response::new(Answer::text(authorization));
     }
     let failed = |page: Page, accept: &HeaderMap| {
         proxy.counters.failed.fetch_add(1, Ordering::Relaxed);
@@ -226,6 +234,10 @@ async fn forward(
     mut request: Request<Incoming>,
 ) -> Result<Response<Answer>, Page> {
     let Admitted { target, mut passed } = admitted;
+    if client.way == Way::Tls && matches!(target.tenant.serving(), Serving::Up(upstream) if upstream.ssl.is_some()) {
+        let text = "this name's TLS is ended elsewhere: connect again";
+        return Err(Page::new(StatusCode::MISDIRECTED_REQUEST, text).close());
+    }
     let name = target.tenant.name.as_str().to_owned();
     let version = request.version();
     if headers::asks_for_upgrade(version, request.headers()) {
@@ -236,7 +248,7 @@ async fn forward(
     let (mut parts, body) = request.into_parts();
     let body = Sent::new(body, proxy.limits.stall);
     if is_grpc {
-        let sent = over_http2(proxy, &target, host, Request::from_parts(parts, body)).await;
+        let sent = over_http2(proxy, &target, client.way, host, Request::from_parts(parts, body)).await;
         let (response, upstream) = sent.map_err(|stopped| stopped.page(&name))?;
         let (mut parts, body) = response.map_err(|error| broken(&name, &upstream, &error))?.into_parts();
         headers::strip_hop_by_hop(&mut parts.headers);
@@ -255,7 +267,7 @@ async fn forward(
                 None => upstream.link(port).await,
             }
         };
-        let reached = proxy.reach(&target, Way::Http, connect).await;
+        let reached = proxy.reach(&target, client.way, connect).await;
         let (home, port, mut link) = reached.map_err(|stopped| stopped.page(&name))?;
         // An upstream may close a connection just when it is used again; what may be said twice then is.
         let again = (link.is_used && repeatable).then(|| copy(&request));
@@ -363,6 +375,7 @@ type Sending = (Result<Response<Incoming>, hyper::Error>, Arc<Upstream>);
 async fn over_http2(
     proxy: &Proxy,
     target: &Target,
+    way: Way,
     host: HeaderValue,
     mut request: Request<Sent>,
 ) -> Result<Sending, Stopped> {
@@ -376,7 +389,7 @@ async fn over_http2(
     request.headers_mut().remove(header::HOST);
     for last in [false, true] {
         let connect = |upstream: Arc<Upstream>, port| async move { upstream.http2(port).await };
-        let (upstream, _, mut link) = proxy.reach(target, Way::Http, connect).await?;
+        let (upstream, _, mut link) = proxy.reach(target, way, connect).await?;
         match link.try_send_request(request).await {
             Ok(response) => return Ok((Ok(response), upstream)),
             Err(mut error) => match error.take_message() {
@@ -410,7 +423,7 @@ async fn upgrade(
     }
     head.insert(header::HOST, host);
     let connect = |upstream: Arc<Upstream>, port| async move { upstream.link(port).await };
-    let (upstream, _, link) = proxy.reach(&target, Way::Http, connect).await?;
+    let (upstream, _, link) = proxy.reach(&target, client.way, connect).await?;
     let (parts, body) = request.into_parts();
     let request = Request::from_parts(parts, Sent::new(body, proxy.limits.stall));
     let tenant = target.tenant.name.as_str();

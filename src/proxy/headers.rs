@@ -151,7 +151,13 @@ pub fn fault(method: &Method, uri: &Uri, version: Version, headers: &HeaderMap) 
 
 /// Whether it asks for another protocol on its connection.
 pub fn asks_for_upgrade(version: Version, headers: &HeaderMap) -> bool {
-    version == Version::HTTP_11 && headers.contains_key(header::UPGRADE) && {
+    // HTTP/2 and TLS are no protocols to go round the proxy with.
+    let good = |value: &HeaderValue| {
+        let value = value.as_bytes().to_ascii_lowercase();
+        !value.starts_with(b"h2") && !value.starts_with(b"http") && !value.starts_with(b"tls") && !value.contains(&b',')
+    };
+    let mut wanted = headers.get_all(header::UPGRADE).iter();
+    version == Version::HTTP_11 && wanted.next().is_some_and(good) && wanted.next().is_none() && {
         let words = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
         words.flat_map(|value| value.split(',')).any(|word| word.trim().eq_ignore_ascii_case("upgrade"))
     }

@@ -82,9 +82,9 @@ impl Proxy {
             let answered = forward::answer(self.clone(), client.clone(), request);
             async move { Ok::<_, Infallible>(answered.await) }
         });
-        let io = TokioIo::new(stream);
         match is_http2 {
             true => {
+                let io = TokioIo::new(stream);
                 let mut builder = http2::Builder::new(TokioExecutor::new());
                 builder
                     .timer(TokioTimer::new())
@@ -101,13 +101,13 @@ impl Proxy {
                 let _ = tokio::time::timeout(LAST_WORDS, connection).await;
             }
             false => {
+                let io = TokioIo::new(stream.inspected());
                 let mut builder = http1::Builder::new();
                 builder
                     .timer(TokioTimer::new())
                     .header_read_timeout(limits.head)
                     .max_header_size(limits.head_bytes)
-                    .max_buf_size(limits.head_bytes.max(64 << 10))
-                    .pipeline_flush(true);
+                    .max_buf_size(limits.head_bytes.max(64 << 10));
                 let mut connection = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
                 tokio::select! {
                     _ = &mut connection => return,

@@ -1,4 +1,5 @@
-//! TLS by name: the first message is read, the name in it looked up, and the connection passed through to the service.
+//! TLS by name: the first message is read and the name in it looked up. Then the connection is passed through to the
+//! service, where that speaks TLS itself, or ended here.
 
 use std::io;
 use std::net::IpAddr;
@@ -7,12 +8,14 @@ use std::sync::Arc;
 use rustls::server::{Accepted, Acceptor};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::StartHandshake;
 
+use super::certs::is_challenge;
 use super::client::{Client, Patient};
-use super::forward::Admitted;
+use super::forward::{Admitted, Stopped};
 use super::routes::{Way, host_name};
 use super::socket::Socket;
-use super::upstream::Upstream;
+use super::upstream::{Serving, Upstream};
 use super::{Proxy, tunnel};
 
 /// The longest first message that is read; those of browsers have some hundred bytes, with new key exchanges some thousand.
@@ -37,33 +40,61 @@ impl Proxy {
     /// Serves one connection of the TLS listener.
     pub(super) async fn tls(self: Arc<Self>, stream: TcpStream, ip: IpAddr) {
         let mut socket = Socket::new(stream);
-        let client = Client { ip: ip.to_canonical(), way: Way::Tls, probe: socket.probe() };
+        let client = Arc::new(Client { ip: ip.to_canonical(), way: Way::Tls, probe: socket.probe() });
         let Ok(Ok(hello)) = tokio::time::timeout(self.limits.head, hello(&mut socket)).await else { return };
-        let name = hello.accepted.client_hello().server_name().and_then(host_name).map(std::borrow::Cow::into_owned);
-        let refuse = |description| alert(description);
-        let Some(name) = name else { return refused(socket, refuse(UNRECOGNIZED_NAME)).await };
-        match self.admit(&client, &name).await {
-            Ok(admitted) => self.pass_through(socket, hello, admitted).await,
-            Err(super::forward::Stopped::Unknown) => refused(socket, refuse(UNRECOGNIZED_NAME)).await,
-            Err(_) => refused(socket, refuse(INTERNAL_ERROR)).await,
+        let asked = hello.accepted.client_hello();
+        if is_challenge(&asked) {
+            let shown = StartHandshake::from_parts(hello.accepted, socket).into_stream(self.ends.challenges.clone());
+            let _ = tokio::time::timeout(self.limits.head, shown).await;
+            return;
+        }
+        let name = asked.server_name().and_then(host_name).map(std::borrow::Cow::into_owned);
+        let found = name.and_then(|name| Some((self.find(Way::Tls, &name)?, name)));
+        let Some((target, name)) = found else { return refused(socket, UNRECOGNIZED_NAME).await };
+        let passes = match target.tenant.serving() {
+            Serving::Up(upstream) => upstream.ssl.is_some(),
+            // Then there is just a page to show, by who can.
+            Serving::Down(_) => self.certificates.find(&name).is_none(),
+        };
+        match passes {
+            true => self.pass_through(&client, &name, socket, hello).await,
+            false => self.end(client, socket, hello).await,
         }
     }
 
-    async fn pass_through(&self, socket: Socket, hello: Hello, admitted: Admitted) {
-        let Admitted { target, passed } = admitted;
+    /// Waits as long as the tenant is held, then leaves the talking to the service.
+    async fn pass_through(&self, client: &Client, name: &str, socket: Socket, hello: Hello) {
+        let Admitted { target, passed } = match self.admit(client, name).await {
+            Ok(admitted) => admitted,
+            Err(Stopped::Unknown) => return refused(socket, UNRECOGNIZED_NAME).await,
+            Err(_) => return refused(socket, INTERNAL_ERROR).await,
+        };
         let connect = |upstream: Arc<Upstream>, port| async move { upstream.dial(port).await };
         let Ok((_, _, mut upstream)) = self.reach(&target, Way::Tls, connect).await else {
-            return refused(socket, alert(INTERNAL_ERROR)).await;
+            return refused(socket, INTERNAL_ERROR).await;
         };
         if upstream.write_all(&hello.bytes).await.is_ok() {
-            tunnel::run(Patient::new(socket, self.limits.stall), upstream, passed).await;
+            let mut stopping = self.stopping.subscribe();
+            tokio::select! {
+                () = tunnel::run(Patient::new(socket, self.limits.stall), upstream, passed) => {}
+                _ = stopping.wait_for(|stopping| *stopping) => {}
+            }
         }
+    }
+
+    /// Ends TLS here and speaks HTTP in it; its requests are held, not the connection.
+    async fn end(self: Arc<Self>, client: Arc<Client>, socket: Socket, hello: Hello) {
+        let shaking = StartHandshake::from_parts(hello.accepted, socket).into_stream(self.ends.pages.clone());
+        let Ok(Ok(stream)) = tokio::time::timeout(self.limits.head, shaking).await else { return };
+        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        let patient = Patient::new(stream, self.limits.stall);
+        self.speak(client, patient, is_http2).await;
     }
 }
 
 /// Says why, and ends.
-async fn refused(mut socket: Socket, alert: [u8; 7]) {
-    let _ = socket.write_all(&alert).await;
+async fn refused(mut socket: Socket, description: u8) {
+    let _ = socket.write_all(&alert(description)).await;
     let _ = socket.shutdown().await;
 }
 

@@ -119,7 +119,8 @@ impl Upstream {
     pub fn port(&self, way: Way) -> Option<u16> {
         match way {
             Way::Http => self.web,
-            Way::Tls => self.ssl,
+            // Without a port for TLS it is ended here.
+            Way::Tls => self.ssl.or(self.web),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Domains and routes as messages.
 
 use super::{nonsense, proto};
-use crate::model::publish::{PublishedRoute, Route};
+use crate::model::publish::{Cert, PublishedRoute, Route};
 use crate::model::{Domain, Result, TenantName};
 
 fn port_in(port: u32) -> Result<Option<u16>> {
@@ -57,6 +57,26 @@ pub fn published_in(published: proto::PublishedRoute) -> Result<PublishedRoute> 
         why: some(published.why),
         upstream: some(published.upstream),
         waiting: published.waiting,
+    })
+}
+
+pub fn cert_out(cert: &Cert) -> proto::Cert {
+    proto::Cert {
+        domain: cert.domain.to_string(),
+        acme: cert.acme,
+        not_after_unix: cert.not_after_unix,
+        renew_at_unix: cert.renew_at_unix,
+        trouble: cert.trouble.clone().unwrap_or_default(),
+    }
+}
+
+pub fn cert_in(cert: proto::Cert) -> Result<Cert> {
+    Ok(Cert {
+        domain: Domain::new(&cert.domain)?,
+        acme: cert.acme,
+        not_after_unix: cert.not_after_unix,
+        renew_at_unix: cert.renew_at_unix,
+        trouble: Some(cert.trouble).filter(|trouble| !trouble.is_empty()),
     })
 }
 

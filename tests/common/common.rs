@@ -2,6 +2,7 @@
 
 #![allow(dead_code)]
 
+pub mod acme;
 pub mod changes;
 pub mod disks;
 pub mod docker;

@@ -325,6 +325,7 @@ pub struct Daemon {
     pub vars: Vec<(String, String)>,
     /// `ADDR:PORT` of the tenants' pages.
     pub http: String,
+    pub https: String,
     child: Child,
 }
 
@@ -363,6 +364,7 @@ impl Daemon {
             address,
             admin: find("admin").unwrap_or_default(),
             http: find("http").unwrap_or_default(),
+            https: find("https").unwrap_or_default(),
             vars: vars.to_vec(),
             child,
         }

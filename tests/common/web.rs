@@ -181,7 +181,7 @@ impl Gateway {
     }
 
     pub async fn with(limits: Limits) -> Gateway {
-        let proxy = Arc::new(Proxy::new(limits, |_| {}));
+        let proxy = Arc::new(Proxy::new(limits, |_| {}).unwrap());
         let [http, https] =
             [TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap()];
         let addresses = [http.local_addr().unwrap(), https.local_addr().unwrap()];
@@ -202,7 +202,14 @@ impl Gateway {
     pub fn serve(&self, name: &str, at: SocketAddr, run: &str) {
         let dial = Arc::new(Tcp(at.ip()));
         let (key, port) = (format!("{run} {at}"), Some(at.port()));
-        let upstream = Upstream::new(key, "web".to_owned(), dial, port, port);
+        let upstream = Upstream::new(key, "web".to_owned(), dial, port, None);
+        self.proxy.set_serving(&tenant(name), Serving::Up(Arc::new(upstream)));
+    }
+
+    /// As [`Gateway::serve`], of a service that speaks TLS itself.
+    pub fn serve_tls(&self, name: &str, at: SocketAddr, run: &str) {
+        let (key, dial) = (format!("{run} {at}"), Arc::new(Tcp(at.ip())));
+        let upstream = Upstream::new(key, "web".to_owned(), dial, None, Some(at.port()));
         self.proxy.set_serving(&tenant(name), Serving::Up(Arc::new(upstream)));
     }
 

@@ -73,6 +73,7 @@ fn help_is_on_standard_output_and_every_command_has_some() {
         "publish",
         "unpublish",
         "routes",
+        "cert",
         "completions",
         "man",
     ] {

@@ -154,6 +154,15 @@ const MIGRATIONS: &[&str] = &[
         receipt BLOB
     ) STRICT;
 ",
+    "
+    CREATE TABLE certs (
+        domain TEXT PRIMARY KEY NOT NULL,
+        acme INTEGER NOT NULL,
+        tries INTEGER NOT NULL,
+        next_try INTEGER NOT NULL,
+        error TEXT
+    ) STRICT;
+",
 ];
 
 fn version(db: &Connection) -> rusqlite::Result<usize> {
