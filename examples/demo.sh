@@ -8,7 +8,7 @@ MCLOUD=$(realpath "${1:-target/release/mcloud}")
 for file in examples/demo/*.sh; do
     . "$file"
 done
-acts=(act_code act_example act_snapshot)
+acts=(act_code act_example act_release act_snapshot)
 
 # ------------------------------------------------------------------ a folder of our own
 room=/var/tmp

@@ -42,7 +42,7 @@ DOMAIN, OTHER = "bench.test", "other.test"
 # A service with a volume whose page tells how many files it sees, and one that talks without an end.
 DATA_YML = f"""web:
     image: {IMAGE}
-    cmd: python3 -m http.server 5000 --directory /data
+    cmd: trap exit TERM; python3 -m http.server 5000 --directory /data & wait
     data: [/data]
     web: 5000
     wait: 60
@@ -431,7 +431,7 @@ def freeze(options, program, scratch):
         sh("mount", "-o", "loop", image, mounted)
         host = Host(program, mounted / "host")
         try:
-            yml = f"web:\n    image: {IMAGE}\n    cmd: sleep 100000\n    data: [/data]\n"
+            yml = f"web:\n    image: {IMAGE}\n    cmd: trap exit TERM; sleep 100000 & wait\n    data: [/data]\n"
             host.init("freeze-a", yml)
             host.init("freeze-b", yml)
             data = host.volume("freeze-a", "web", "data")

@@ -32,7 +32,7 @@ impl Two {
         let port = Port::new();
         let yml = |says: &str| {
             format!(
-                "web:\n    image: {IMAGE}\n    cmd: python3 -m http.server 5000 --directory /data\n    data: [/data]\n    \
+                "web:\n    image: {IMAGE}\n    cmd: trap exit TERM; python3 -m http.server 5000 --directory /data & wait\n    data: [/data]\n    \
                  env: {{SAYS: {says}}}\n    web: 5000\n    wait: 20\n    health: {{path: /page}}\n    \
                  snapshot: {{before: \"true\", after: \"true\"}}\n"
             )
