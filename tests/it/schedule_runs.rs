@@ -330,7 +330,7 @@ fn snapshots_are_taken_on_time_and_what_no_rule_keeps_goes() {
     let local = host.local.clone();
     fs::write(host.volume.join("file"), "0").unwrap();
     let by_hand = local.run(&["snapshot", "create", "shop"]).ok().done()["snapshot"].clone();
-    let added = local.run(&["schedule", "add", DAILY, "--snapshot", "shop", "--keep-last", "2"]).ok();
+    let added = local.run(&["schedule", "add", DAILY, "--snapshot", "shop", "--keep-last", "2", "--force"]).ok();
     assert_eq!(added.done()["schedule"], "snapshot-shop");
     assert_eq!((&added.done()["snapshot_of"], &added.done()["keep"]["keep-last"]), (&"shop".into(), &2.into()));
     let mut taken = Vec::new();
@@ -356,7 +356,7 @@ fn snapshots_are_taken_on_time_and_what_no_rule_keeps_goes() {
 
     // What it is of goes: the run fails, and what was kept stays.
     local.run(&["schedule", "add", DAILY, "--snapshot", "none"]).fails(1, "not_found");
-    local.run(&["schedule", "add", DAILY, "--snapshot", "shop", "--force", "--code"]).fails(2, "usage");
+    local.run(&["schedule", "add", DAILY, "--snapshot", "shop", "--code"]).fails(2, "usage");
     local.run(&["schedule", "remove", "snapshot-shop"]).ok();
     assert_eq!(local.run(&["snapshot", "list"]).ok().count("snapshots"), 3);
 }

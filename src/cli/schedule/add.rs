@@ -42,7 +42,7 @@ pub struct Add {
     #[arg(value_name = "DST")]
     target: Option<OsString>,
     /// Take snapshots of [SERVICE.]TENANT[@HOST][:/VOLUME] instead
-    #[arg(long, value_name = "REF", conflicts_with_all = ["source", "target", "code", "force"])]
+    #[arg(long, value_name = "REF", conflicts_with_all = ["source", "target", "code"])]
     snapshot: Option<String>,
     #[command(flatten)]
     keep: Keep,
@@ -52,7 +52,7 @@ pub struct Add {
     /// The time zone of CRON, by its IANA name; default: UTC
     #[arg(long, value_name = "ZONE")]
     tz: Option<String>,
-    /// A consistent copy: the source's containers are frozen for a moment, and copied as of then
+    /// A consistent copy or snapshot: the source's containers are frozen for a moment, and it is as of then
     #[arg(long)]
     force: bool,
     /// Copy the code (the root volume), too
@@ -83,7 +83,7 @@ fn snapshots(of: &str, arguments: &Add, calendar: &Calendar, name: Option<JobNam
             None => free_name(&client, &format!("snapshot-{}", of.tenant)).await?,
         };
         let (cron, zone) = (arguments.cron.clone(), calendar.zone().name().to_owned());
-        let work = Work::Snapshot(JobSnapshot { of, keep: arguments.keep.rules(), force: false });
+        let work = Work::Snapshot(JobSnapshot { of, keep: arguments.keep.rules(), force: arguments.force });
         client.schedule_add(&NewJob { name, cron, zone, work }).await
     })
 }
