@@ -133,7 +133,9 @@ fn roles_and_globs_are_kept() {
     world.enrol(&viewer, 1, &["--role", "viewer"]);
     viewer.sync(&source, world.shop(1), &[]).fails(3, "refused");
     assert!(!world.volumes[0].join("file").exists(), "a viewer wrote");
-    viewer.sync(world.shop(1), world.folder("got"), &["--force"]).ok().proves();
+    // A freeze does something to the tenant, and a viewer may not.
+    viewer.sync(world.shop(1), world.folder("got"), &["--force"]).fails(3, "refused");
+    viewer.sync(world.shop(1), world.folder("got"), &["--yes"]).ok().proves();
 
     let other = world.someone("other");
     world.enrol(&other, 1, &["--role", "deployer", "--tenant", "other*"]);
