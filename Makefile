@@ -35,6 +35,7 @@ bench: packages docker
 	python3 benches/compare/start.py --write docs/benchmarks.md
 	python3 benches/compare/mount.py
 	python3 benches/compare/proxy.py
+	python3 benches/compare/release.py
 	cargo bench --quiet
 
 packages:

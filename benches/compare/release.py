@@ -459,7 +459,7 @@ def main():
     parser.add_argument("--parts", default="releases,hold,freeze")
     parser.add_argument("--releases", type=int, default=20)
     parser.add_argument("--people", type=int, default=8)
-    parser.add_argument("--rate", type=int, default=240, help="requests a second, all together")
+    parser.add_argument("--rate", type=int, default=300, help="requests a second, all together")
     parser.add_argument("--data", type=int, default=1024, help="MiB in the volume of the hold")
     parser.add_argument("--changed", type=int, default=10, help="MiB of it that change")
     parser.add_argument("--freeze", default="1024,10240", type=lambda text: [int(one) for one in text.split(",")])
