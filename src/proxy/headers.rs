@@ -255,4 +255,17 @@ mod tests {
         let head = map(&[("host", "a")]);
         assert!(fault(&Method::CONNECT, &"a:80".parse().unwrap(), Version::HTTP_11, &head).is_some());
     }
+
+    #[test]
+    fn only_protocols_that_are_served_behind_it_are_upgraded_to() {
+        let asks = |to: &str| {
+            asks_for_upgrade(Version::HTTP_11, &map(&[("connection", "keep-alive, Upgrade"), ("upgrade", to)]))
+        };
+        assert!(asks("websocket") && asks("WebSocket"));
+        for other in ["h2c", "H2C", "HTTP/2.0", "TLS/1.0", "websocket, h2c"] {
+            assert!(!asks(other), "{other}");
+        }
+        assert!(!asks_for_upgrade(Version::HTTP_11, &map(&[("upgrade", "websocket")])));
+        assert!(!asks_for_upgrade(Version::HTTP_2, &map(&[("connection", "upgrade"), ("upgrade", "websocket")])));
+    }
 }
