@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: demo test bench packages docker nextest
+.PHONY: demo test bench packages docker nextest moto
 
 # What the tests run beside mcloud: package, and a program that it brings.
 PACKAGES := rsync:rsync attr:setfattr acl:setfacl xfsprogs:mkfs.xfs btrfs-progs:mkfs.btrfs e2fsprogs:mkfs.ext4 \
@@ -17,7 +17,7 @@ demo:
 	examples/demo.sh target/release/mcloud
 
 # Everything that has to hold: format, lints, tests (with the fault points).
-test: packages docker nextest
+test: packages docker nextest moto
 	cargo fmt --check
 	cargo clippy --all-targets --features faults --quiet -- -D warnings
 	if cargo nextest --version >/dev/null 2>&1; then
@@ -27,13 +27,15 @@ test: packages docker nextest
 	fi
 
 # Side by side with rsync and cp in one run; the table goes to docs/benchmarks.md. Then the start of tenants beside
-# docker-compose, mounts beside restic's, the proxy beside HAProxy, and the stages, each on its own.
-bench: PACKAGES += docker-compose:docker-compose restic:restic haproxy:haproxy nginx:nginx wrk:wrk
+# docker-compose, snapshots beside restic and borg, mounts beside restic's, the proxy beside HAProxy, and the stages, each on its own.
+bench: PACKAGES += docker-compose:docker-compose restic:restic borgbackup:borg haproxy:haproxy nginx:nginx wrk:wrk
 bench: packages docker
 	cargo build --release --quiet
 	python3 benches/compare/run.py
 	python3 benches/compare/start.py --write docs/benchmarks.md
 	python3 benches/compare/mount.py
+	python3 benches/compare/store.py
+	python3 benches/compare/store.py --many 1000000
 	python3 benches/compare/proxy.py
 	python3 benches/compare/release.py
 	cargo bench --quiet
@@ -72,6 +74,13 @@ docker:
 		sleep 0.5
 	done
 	echo "Docker does not start: the tests of tenants will fail (/var/log/dockerd.log may say why)" >&2
+
+# An S3 server for the tests, as a process of its own.
+moto:
+	@[ -x target/moto/bin/moto_server ] && exit 0
+	echo "installing moto's S3 server"
+	python3 -m venv target/moto && target/moto/bin/pip install --quiet 'moto[server]' || \
+		echo "moto cannot be installed: the tests of buckets will fail" >&2
 
 nextest:
 	@cargo nextest --version >/dev/null 2>&1 || cargo install --locked --quiet cargo-nextest || \

@@ -342,6 +342,7 @@ impl Drop for Started {
 }
 
 async fn start(home: Home, config: &ServerConfig) -> Result<Started> {
+    crate::transport::provide_crypto();
     let identity = Identity::load_or_create(&home.host_key())?;
     let local_key = Identity::load_or_create(&home.admin_key())?.public();
     let state = Arc::new(State::open(&home.database())?);

@@ -22,8 +22,9 @@ pub const FRAME_BYTES: usize = 128 << 10;
 const FRAME_MAX: usize = FRAME_BYTES + NODE_MAX;
 /// The longest object: a list node full of the longest entries would be longer, and no tree has one.
 pub const NODE_MAX: usize = 64 << 20;
-/// A pack is ended when it has so many bytes.
+/// A pack is ended when it has so many bytes, or so many objects: they wait in memory until it is written.
 pub const PACK_BYTES: usize = 16 << 20;
+const PACK_OBJECTS: usize = 1 << 16;
 /// zstd's own default.
 const LEVEL: i32 = 3;
 
@@ -152,7 +153,7 @@ impl OpenPack {
     }
 
     pub fn is_full(&self) -> bool {
-        self.bytes.len() >= PACK_BYTES
+        self.bytes.len() >= PACK_BYTES || self.entries.len() >= PACK_OBJECTS
     }
 
     /// Adds a frame with these objects in it, in this order.

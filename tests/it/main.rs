@@ -25,6 +25,7 @@ mod proxy_tenants;
 mod proxy_tls;
 mod release_crash;
 mod schedule_runs;
+mod snapshot_bucket;
 mod snapshot_equal;
 mod sync_bad_input;
 mod sync_counts;
