@@ -190,3 +190,36 @@ fn a_store_is_opened_once_and_with_its_own_key() {
     assert_eq!(open(Some(Key::new(&[2; 32]))).unwrap_err().kind, crate::model::Kind::Refused);
     assert!(open(Some(Key::new(&[1; 32]))).is_ok());
 }
+
+/// What each released format holds is read for ever. (Version 1: taken with 0.1.0.)
+#[test]
+fn stores_of_every_released_format_are_read() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    for (name, key) in [("store-1-plain", None), ("store-1-sealed", Some("store-1-sealed.key"))] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut todo = vec![(fixtures.join(name), dir.path().join("store"))];
+        while let Some((from, to)) = todo.pop() {
+            fs::create_dir_all(&to).unwrap();
+            for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
+                let to = to.join(entry.file_name());
+                match entry.path().is_dir() {
+                    true => todo.push((entry.path(), to)),
+                    false => drop(fs::copy(entry.path(), to).unwrap()),
+                }
+            }
+        }
+        let store = open_store(dir.path(), key.map(|key| Key::in_file(&fixtures.join(key)).unwrap()));
+        let all = store.snapshots().unwrap();
+        assert_eq!(all.len(), 1, "{name}");
+        assert_eq!((all[0].1.of.as_str(), &all[0].1.tags[..]), ("shop", &["fixture".to_owned()][..]));
+        let found = store.verify(true, &|_| (), &AtomicBool::new(false)).unwrap();
+        assert!(found.problems.is_empty(), "{name}: {:?}", found.problems);
+        let back = dir.path().join("back");
+        restore(&store, &all[0].1, &back, &SyncOptions::default()).unwrap();
+        assert_eq!(fs::read(back.join("other")).unwrap(), b"plain text\n");
+        assert_eq!(fs::read_link(back.join("link")).unwrap(), Path::new("folder/text"));
+        let big = back.join("big").metadata().unwrap();
+        assert_eq!((big.len(), big.mtime(), big.mtime_nsec()), (320_000, 1_767_323_045, 678_901_234), "{name}");
+        assert_eq!(back.join("other").metadata().unwrap().nlink(), 2);
+    }
+}
