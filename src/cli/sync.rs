@@ -197,8 +197,9 @@ async fn finish(way: Way, options: SyncOptions, watched: Option<PathBuf>, contex
 
 /// Whether a source is meant as a snapshot: `latest:REF`, or an id, where there is no folder of this name.
 fn is_snapshot(word: &str) -> bool {
-    let id = word.split_once('@').map_or(word, |(id, _)| id);
-    let is_id = id.len() >= 4 && id.len() <= 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    // With a host behind it, a short id could be a tenant's name: `db01@host`.
+    let (id, least) = word.split_once('@').map_or((word, 4), |(id, _)| (id, 12));
+    let is_id = id.len() >= least && id.len() <= 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
     word.starts_with("latest:")
         || is_id && id.bytes().any(|byte| byte.is_ascii_digit()) && !PathBuf::from(word).exists()
 }
@@ -434,6 +435,18 @@ pub fn fields(report: &Report) -> Value {
 #[cfg(test)]
 mod tests {
     use super::sub_path;
+
+    #[test]
+    fn a_tenant_with_a_host_is_no_snapshot() {
+        use super::is_snapshot;
+        assert!(is_snapshot("latest:shop") && is_snapshot("3f2a") && is_snapshot("3f2a91c03f2a@me"));
+        assert!(
+            !is_snapshot("db01@203.0.113.5")
+                && !is_snapshot("cafe1@me")
+                && !is_snapshot("shop@me")
+                && !is_snapshot("./3f2a")
+        );
+    }
 
     #[test]
     fn a_part_of_the_tree_is_beneath_its_root() {
