@@ -4,7 +4,7 @@ act_snapshot() {
     title "A snapshot of a tenant"
     run mcloud -h "$at" snapshot create shop
     local lost
-    lost=$(cd "$shop" && find . -type f -size +20k | sort | head -1)
+    lost=$(cd "$shop" && find . -type f -size +20k | sort | sed -n 1p)
     cp -p "$shop/$lost" "$T/kept"
 
     title "A file is destroyed: ${lost#./}"
