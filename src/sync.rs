@@ -9,6 +9,7 @@ mod delta;
 mod halt;
 mod moves;
 pub mod pace;
+mod pages;
 mod place;
 mod plan;
 mod receive;

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Error, ErrorKind, Read, Result, Seek, SeekFrom, Write};
 
-use super::delta::Pages;
+use super::pages::Pages;
 use super::place;
 use super::stage::Stage;
 use crate::model::sync::LeftOut;

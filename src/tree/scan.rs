@@ -1,6 +1,12 @@
 //! Looking at a live directory: one walk by several threads, each directory compared with what the index remembers of it;
 //! then, where wanted, the reading of every file that is new or changed.
 
+mod contents;
+mod links;
+
+pub use contents::keep_list;
+use links::LinkMember;
+
 use std::collections::HashMap;
 use std::io::{ErrorKind, Result};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,11 +14,9 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::entry::EntryKind;
 use super::filter::{Filter, Stand};
-use super::link::ChunkRef;
 use super::read::{self, is_as_printed, look_at};
-use super::records::{ListWriter, Records, Rows};
+use super::records::{Records, Rows};
 use super::view::{DirNode, Item, State, View, encode_items, join};
-use super::{big, node};
 use crate::model::Name;
 use crate::model::sync::LeftOut;
 use crate::sys::clock::file_clock;
@@ -68,13 +72,6 @@ struct Shared {
     entries: u64,
     bytes: u64,
     failure: Option<std::io::Error>,
-}
-
-/// One name of a file that has several.
-struct LinkMember {
-    path: Vec<u8>,
-    dir: u32,
-    at: u32,
 }
 
 impl Scan<'_> {
@@ -294,172 +291,6 @@ impl Scan<'_> {
             && (is_link || item.entry.meta.mode == stat.st_mode & 0o7777)
             && (!is_link || stat.st_nlink > 1)
     }
-
-    /// Of each file with several names in the tree, the smallest path stands for it and the others point there.
-    fn settle_links(
-        &self,
-        view: &mut View,
-        groups: HashMap<(u64, u64), Vec<LinkMember>>,
-        unread: &mut Vec<u32>,
-    ) -> Result<()> {
-        for mut members in groups.into_values() {
-            members.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-            let first_path: Box<[u8]> = members[0].path.clone().into();
-            // Whichever member the index knew as more than a link, all are the same inode and the same content.
-            let mut known: Option<Item> = None;
-            for member in &members {
-                let item = view.items(member.dir)?.swap_remove(member.at as usize);
-                if !matches!(item.entry.kind, EntryKind::Link { .. }) && known.as_ref().is_none_or(Item::is_unread) {
-                    known = Some(item);
-                }
-            }
-            for (rank, member) in members.iter().enumerate() {
-                let mut items = view.items(member.dir)?;
-                let item = &mut items[member.at as usize];
-                if rank == 0 {
-                    if !matches!(item.entry.kind, EntryKind::Link { .. }) && !item.is_unread() {
-                        continue;
-                    }
-                    // All may be remembered as links to a name that is in the view no more.
-                    let known = match known.take() {
-                        Some(known) => known,
-                        None => self.look_anew(view, member.dir, item)?,
-                    };
-                    if matches!(item.entry.kind, EntryKind::Link { .. }) {
-                        view.bytes += known.entry.size();
-                    }
-                    let name = std::mem::replace(item, known).entry.name;
-                    item.entry.name = name;
-                    if item.is_unread() {
-                        unread.push(member.dir);
-                    }
-                } else {
-                    let kind = EntryKind::Link { first: first_path.clone() };
-                    view.links.entry(first_path.clone()).or_default().push(member.path.clone().into());
-                    if item.entry.kind == kind {
-                        continue;
-                    }
-                    view.bytes = view.bytes.saturating_sub(item.entry.size());
-                    item.entry.kind = kind;
-                    item.entry.meta = super::entry::Meta::default();
-                    item.list = Default::default();
-                }
-                view.set_items(member.dir, &items)?;
-            }
-        }
-        unread.sort_unstable();
-        unread.dedup();
-        Ok(())
-    }
-
-    fn look_anew(&self, view: &View, dir: u32, item: &Item) -> Result<Item> {
-        let open = self.root.open_beneath(&view.path(dir))?;
-        let stat = open.stat(&item.entry.name)?;
-        look_at(&open, &item.entry.name, &stat, file_clock())?.ok_or_else(|| ErrorKind::NotFound.into())
-    }
-
-    /// Reads every file of the view that is unread, and names it.
-    pub fn read(&self, view: &mut View, findings: &mut Findings) -> Result<()> {
-        let work = Mutex::new((std::mem::take(&mut findings.unread), Vec::new(), Vec::new(), Vec::new()));
-        let shown: &View = view;
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..threads())
-                .map(|_| {
-                    scope.spawn(|| -> Result<()> {
-                        let mut buffer = Vec::new();
-                        loop {
-                            let Some(dir) = lock(&work).0.pop() else { return Ok(()) };
-                            let (items, mut left_out, big) = self.read_dir(shown, dir, &mut buffer)?;
-                            let record = shown.records.append(&encode_items(&items))?;
-                            let mut held = lock(&work);
-                            held.1.push((dir, record));
-                            held.2.append(&mut left_out);
-                            held.3.extend(big.into_iter().map(|at| (dir, at)));
-                        }
-                    })
-                })
-                .collect();
-            threads.into_iter().try_for_each(|thread| {
-                thread.join().unwrap_or_else(|_| Err(std::io::Error::other("a reading thread panicked")))
-            })
-        })?;
-        let (_, records, left_out, big) = work.into_inner().unwrap_or_else(PoisonError::into_inner);
-        for (dir, record) in records {
-            let node = &mut view.dirs[dir as usize];
-            (node.record, node.dirty) = (record, true);
-        }
-        findings.left_out.extend(left_out);
-        for (dir, at) in big {
-            let mut items = view.items(dir)?;
-            let path = view.path(dir);
-            let item = &mut items[at as usize];
-            let outcome = self.root.open_beneath(&path).and_then(|open| self.read_big(&open, item, &view.records));
-            note_failure(outcome, item, &path, &mut findings.left_out)?;
-            view.set_items(dir, &items)?;
-        }
-        Ok(())
-    }
-
-    /// Reads the small unread files of one directory; tells which of its items are big.
-    fn read_dir(&self, view: &View, dir: u32, buffer: &mut Vec<u8>) -> Result<(Vec<Item>, Vec<LeftOut>, Vec<u32>)> {
-        let mut items = view.items(dir)?;
-        let (mut left_out, mut big) = (Vec::new(), Vec::new());
-        let path = view.path(dir);
-        let open = self.root.open_beneath(&path);
-        for (at, item) in items.iter_mut().enumerate().filter(|(_, item)| item.is_unread()) {
-            if self.cancel.load(Ordering::Relaxed) {
-                return Err(ErrorKind::Interrupted.into());
-            }
-            if item.entry.size() >= BIG_BYTES {
-                big.push(at as u32);
-                continue;
-            }
-            let outcome = match &open {
-                Ok(open) => {
-                    buffer.clear();
-                    read::read_whole(open, item, buffer).and_then(|whole| {
-                        self.counters.bytes_read.fetch_add(buffer.len() as u64, Ordering::Relaxed);
-                        keep_list(item, &whole.chunks, &view.records)
-                    })
-                }
-                Err(error) => Err(error.kind().into()),
-            };
-            note_failure(outcome, item, &path, &mut left_out)?;
-        }
-        Ok((items, left_out, big))
-    }
-
-    /// Cuts a big file with all threads, again if it changes meanwhile, and names it.
-    pub fn read_big(&self, dir: &Dir, item: &mut Item, records: &Records) -> Result<()> {
-        for attempt in 1..=read::TRIES {
-            let open = read::open(dir, item)?;
-            let mut writer = ListWriter::default();
-            let mut list = node::ListBuilder::new(node::ListKind::Chunks, |_, _| ());
-            let (mut size, mut count, mut first) = (0u64, 0u64, None);
-            big::chunk_file(&open, threads(), self.cancel, &self.counters.bytes_read, |chunk: ChunkRef| {
-                size += u64::from(chunk.len);
-                count += 1;
-                first.get_or_insert(chunk.name);
-                list.push_chunk(chunk);
-                writer.push(records, chunk)
-            })?;
-            let content = match (count, first) {
-                (0, _) | (_, None) => Name::of(b""),
-                (1, Some(only)) => only,
-                _ => list.finish(),
-            };
-            let stable = size == open.size && open.stood_still(item)?;
-            if stable || attempt == read::TRIES {
-                item.entry.kind = EntryKind::File { size, content };
-                item.print.trusted &= stable;
-                if count > 1 {
-                    item.list = writer.finish(records)?;
-                }
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
 }
 
 /// What one directory turned out to hold.
@@ -523,31 +354,6 @@ fn is_whole(item: &Item, records: &Records, damaged: &mut bool) -> bool {
     let whole = !item.list.is_some() || records.each_chunk(item.list, |_| ()).is_ok();
     *damaged |= !whole;
     whole
-}
-
-/// Remembers the chunk list of a file that has more than one.
-pub fn keep_list(item: &mut Item, chunks: &[ChunkRef], records: &Records) -> Result<()> {
-    item.list = Default::default();
-    if chunks.len() > 1 {
-        let mut writer = ListWriter::default();
-        chunks.iter().try_for_each(|chunk| writer.push(records, *chunk))?;
-        item.list = writer.finish(records)?;
-    }
-    Ok(())
-}
-
-/// A file that is gone, or cannot be read, is dropped; only other failures stop the scan.
-fn note_failure(outcome: Result<()>, item: &mut Item, dir: &[u8], left_out: &mut Vec<LeftOut>) -> Result<()> {
-    let Err(error) = outcome else { return Ok(()) };
-    match error.kind() {
-        ErrorKind::Interrupted | ErrorKind::StorageFull | ErrorKind::InvalidData => return Err(error),
-        ErrorKind::NotFound | ErrorKind::NotADirectory => {}
-        _ => left_out.push(LeftOut { path: join(dir, &item.entry.name), reason: reason("read", &error) }),
-    }
-    item.state = State::Dropped;
-    // A name of its own, so that it counts as read; it stands in no listing.
-    item.entry.set_content(Name::of(b""));
-    Ok(())
 }
 
 fn reason(what: &str, error: &std::io::Error) -> String {
