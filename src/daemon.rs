@@ -38,6 +38,7 @@ mod leases;
 mod lives;
 mod looking;
 mod looks;
+mod mouth;
 mod publishing;
 mod releases;
 mod requests;

@@ -6,10 +6,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::sync::Arc;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
 use super::access::Principal;
 use super::folders::Folders;
+use super::mouth::{mouth, telling};
 use super::publishing;
 use super::requests;
 use super::state::TenantRow;
@@ -147,26 +148,9 @@ pub async fn crew(daemon: &Arc<Daemon>, who: Option<&Principal>, tenant: &Tenant
 
 /// Does what is asked, and tells of it on this stream. A client that is gone does not stop it; `mcloud kill` does.
 pub async fn act(daemon: Arc<Daemon>, who: Principal, mut stream: Stream, asked: proto::Act) {
-    let (notes, mut heard) = mpsc::unbounded_channel::<proto::Note>();
-    let say = move |service: Option<&ServiceName>, text: String| {
-        let service = service.map(ToString::to_string).unwrap_or_default();
-        drop(notes.send(proto::Note { service, text }));
-    };
-    let mut working = tokio::spawn(async move { noted(&daemon, &who, asked, &say).await });
-    let mut listens = true;
-    let done = loop {
-        tokio::select! {
-            biased;
-            Some(note) = heard.recv() => {
-                let note = proto::Response { what: Some(response::What::Note(note)) };
-                listens = listens && stream.send(&note).await.is_ok();
-            }
-            done = &mut working => break done,
-        }
-    };
-    while let Ok(note) = heard.try_recv() {
-        listens = listens && stream.send(&proto::Response { what: Some(response::What::Note(note)) }).await.is_ok();
-    }
+    let (say, heard) = mouth();
+    let working = tokio::spawn(async move { noted(&daemon, &who, asked, &*say).await });
+    let done = telling(&mut stream, heard, working).await;
     let what = match done.unwrap_or_else(|error| Err(Error::failed("a task of the daemon broke").because(error))) {
         Ok(()) => response::What::Done(proto::Done {}),
         Err(error) => response::What::Failure(wire_sync::failure_out(&error)),

@@ -1,10 +1,9 @@
 //! Releases as they are asked for: notes as they come, then the receipt.
 
-use tokio::sync::mpsc;
-
 use super::*;
+use crate::daemon::mouth::{Ear, mouth, telling};
 use crate::daemon::requests;
-use crate::model::{Domain, ServiceName};
+use crate::model::Domain;
 use crate::transport::Stream;
 use crate::wire::proto::{self, response};
 use crate::wire::{nonsense, release as wire};
@@ -77,38 +76,9 @@ async fn noted(
     done
 }
 
-/// What is said, and where it is heard.
-fn mouth() -> (Arc<Say>, mpsc::UnboundedReceiver<proto::Note>) {
-    let (notes, heard) = mpsc::unbounded_channel::<proto::Note>();
-    let say = move |service: Option<&ServiceName>, text: String| {
-        let service = service.map(ToString::to_string).unwrap_or_default();
-        drop(notes.send(proto::Note { service, text }));
-    };
-    (Arc::new(say), heard)
-}
-
-/// Tells of something that is done. A client that is gone does not stop it; `mcloud kill` does.
-async fn told(
-    mut stream: Stream,
-    mut heard: mpsc::UnboundedReceiver<proto::Note>,
-    working: impl Future<Output = Result<Receipt>> + Send,
-) {
-    tokio::pin!(working);
-    let mut listens = true;
-    let done = loop {
-        tokio::select! {
-            biased;
-            Some(note) = heard.recv() => {
-                let note = proto::Response { what: Some(response::What::Note(note)) };
-                listens = listens && stream.send(&note).await.is_ok();
-            }
-            done = &mut working => break done,
-        }
-    };
-    while let Ok(note) = heard.try_recv() {
-        listens = listens && stream.send(&proto::Response { what: Some(response::What::Note(note)) }).await.is_ok();
-    }
-    match done {
+/// Works, tells of it, and says how it ended.
+async fn told(mut stream: Stream, heard: Ear, working: impl Future<Output = Result<Receipt>> + Send) {
+    match telling(&mut stream, heard, working).await {
         Ok(receipt) => requests::say(&mut stream, response::What::Receipt(wire::receipt_out(&receipt))).await,
         Err(error) => requests::fail(stream, &error).await,
     }
