@@ -3,6 +3,17 @@
 //! A snapshot is a sync into the store ([`save`]), a restore is one out of it ([`serve`]). Neither side of the link knows
 //! that the other one is no live directory.
 
+/// A place at which tests have what is done fail (`NAME=return`), or the process die as by `kill -9` (`NAME=return(kill)`).
+/// Nothing outside of tests.
+macro_rules! fault {
+    ($name:literal, $what:literal) => {
+        fail::fail_point!($name, |how| match how.as_deref() {
+            Some("kill") => std::process::abort(),
+            _ => Err($crate::model::Error::failed(concat!("fault injected ", $what))),
+        })
+    };
+}
+
 pub mod diff;
 pub mod gc;
 mod index;
@@ -199,9 +210,9 @@ impl Store {
     pub fn snapshot(&self, work: impl FnOnce(&Writer<'_>) -> Result<Snapshot>) -> Result<(Name, Snapshot)> {
         let _shared = read_lock(&self.gate);
         let record = Writer::run(self, work)?;
-        fail::fail_point!("store.before_snapshot", |_| Err(Error::failed("fault injected before the snapshot")));
+        fault!("store.before_snapshot", "before the snapshot");
         let id = self.put_snapshot(&record)?;
-        fail::fail_point!("store.after_snapshot", |_| Err(Error::failed("fault injected after the snapshot")));
+        fault!("store.after_snapshot", "after the snapshot");
         Ok((id, record))
     }
 
@@ -268,7 +279,7 @@ impl Store {
     /// Removes snapshots. What only they held stays until it is collected.
     pub fn remove(&self, ids: &[Name]) -> Result<()> {
         for id in ids {
-            fail::fail_point!("store.remove", |_| Err(Error::failed("fault injected while removing")));
+            fault!("store.remove", "while removing");
             let gone = self.place.delete(&snapshot::path_of(*id));
             gone.map_err(|cause| self.place_error(&format!("the snapshot {id} cannot be removed"), cause))?;
         }

@@ -69,7 +69,7 @@ impl Store {
         for pack in &moved.packs {
             gone.remove(&pack.name);
         }
-        fail::fail_point!("gc.before_index", |_| Err(Error::failed("fault injected before the new index")));
+        fault!("gc.before_index", "before the new index");
         let after: u64 = before
             - weights.values().filter(|w| gone.contains(&w.pack.name)).map(|w| w.pack.len).sum::<u64>()
             + moved.packs.iter().map(|pack| pack.len).sum::<u64>();
@@ -77,7 +77,7 @@ impl Store {
         self.reindex(&index, &marks, moved, &gone)?;
         *write_lock(&self.hurt) = hurt;
         self.save_hurt()?;
-        fail::fail_point!("gc.before_delete", |_| Err(Error::failed("fault injected before the removal")));
+        fault!("gc.before_delete", "before the removal");
 
         // Nodes first: a list must not outlive what it leads to.
         let mut packs: Vec<Weight> = weights.into_values().filter(|weight| gone.contains(&weight.pack.name)).collect();
@@ -85,7 +85,7 @@ impl Store {
         let gone: Vec<Name> = packs.iter().map(|weight| weight.pack.name).collect();
         self.forget(&gone);
         for pack in &gone {
-            fail::fail_point!("gc.delete", |_| Err(Error::failed("fault injected while removing")));
+            fault!("gc.delete", "while removing");
             let removed = self.place.delete(&pack::path_of(*pack));
             removed.map_err(|cause| self.place_error("a pack cannot be removed", cause))?;
         }

@@ -90,7 +90,7 @@ impl<'s> Writer<'s> {
         match done {
             Ok(value) => {
                 let (packs, entries) = ready.joined();
-                fail::fail_point!("store.before_index", |_| Err(Error::failed("fault injected before the index")));
+                fault!("store.before_index", "before the index");
                 store.learn(packs, entries)?;
                 store.healed(&claimed)?;
                 store.end_unsure()?;
@@ -263,7 +263,7 @@ impl<'s> Writer<'s> {
             let kept = super::place::put_durably(&store.cache.join(&path), &bytes);
             kept.map_err(|cause| Error::io("a pack cannot be kept in the store's cache", cause))?;
         }
-        fail::fail_point!("store.pack_written", |_| Err(Error::failed("fault injected after a pack")));
+        fault!("store.pack_written", "after a pack");
         self.stored_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         let full = {
             let mut ready = lock(&self.ready);

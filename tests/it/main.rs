@@ -26,6 +26,7 @@ mod proxy_tls;
 mod release_crash;
 mod schedule_runs;
 mod snapshot_bucket;
+mod snapshot_crash;
 mod snapshot_equal;
 mod sync_bad_input;
 mod sync_counts;
