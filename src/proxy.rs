@@ -183,6 +183,11 @@ impl Proxy {
         self.tenant(tenant).gate.let_go(reason)
     }
 
+    /// Ends the WebSockets and event streams of a tenant, whose clients come again.
+    pub fn end_streams(&self, tenant: &TenantName) {
+        self.tenant(tenant).gate.end_streams();
+    }
+
     /// What becomes of requests for a tenant that come this way, for people.
     pub fn look(&self, tenant: &TenantName, way: Way, port: Option<u16>) -> Seen {
         let tenant = self.tenant(tenant);

@@ -347,6 +347,8 @@ impl Release<'_> {
     async fn after_the_move(&mut self) -> Result<()> {
         let daemon = self.daemon;
         self.held = door::of(daemon, &self.row.from).let_go();
+        // They would hang on what is frozen.
+        daemon.proxy.end_streams(&self.row.from);
         daemon.state.release_at(self.row.number, Step::Moved)?;
         keep_paused(daemon, &self.row.from, self.from)?;
         publishing::after(daemon, &self.row.from, self.say).await;

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Sleep, sleep};
 
@@ -91,6 +92,11 @@ pub enum Answer {
         body: Incoming,
         _passed: Option<Passed>,
     },
+    /// One that has no end of its own, until it is to have one.
+    Stream {
+        answer: Box<Answer>,
+        cut: BoxFuture<'static, ()>,
+    },
 }
 
 pub struct Linked {
@@ -129,6 +135,14 @@ impl Body for Answer {
             Answer::Text(text) => return Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
             Answer::Driven { body, .. } => return Pin::new(body).poll_frame(cx).map_err(Into::into),
             Answer::Linked(linked) => linked,
+            Answer::Stream { answer, cut } => {
+                let frame = Pin::new(&mut **answer).poll_frame(cx);
+                if frame.is_pending() && cut.as_mut().poll(cx).is_ready() {
+                    *self = Answer::Text(None);
+                    return Poll::Ready(None);
+                }
+                return frame;
+            }
         };
         // Only the driver can bring more, and it is driven here: it need not wake anybody.
         let mut unwoken = Context::from_waker(Waker::noop());
@@ -158,6 +172,7 @@ impl Body for Answer {
             Answer::Text(text) => text.is_none(),
             Answer::Linked(linked) => linked.body.is_end_stream(),
             Answer::Driven { body, .. } => body.is_end_stream(),
+            Answer::Stream { answer, .. } => answer.is_end_stream(),
         }
     }
 
@@ -166,6 +181,7 @@ impl Body for Answer {
             Answer::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
             Answer::Linked(linked) => linked.body.size_hint(),
             Answer::Driven { body, .. } => body.size_hint(),
+            Answer::Stream { answer, .. } => answer.size_hint(),
         }
     }
 }

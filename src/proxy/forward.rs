@@ -285,10 +285,13 @@ async fn forward(
         let (mut parts, body) = response.into_parts();
         headers::strip_hop_by_hop(&mut parts.headers);
         parts.version = Version::HTTP_11;
-        if headers::is_event_stream(&parts.headers) {
-            passed.becomes_stream();
+        if !headers::is_event_stream(&parts.headers) {
+            return Ok(Response::from_parts(parts, answer_body(link, body, home, port, passed)));
         }
-        return Ok(Response::from_parts(parts, answer_body(link, body, home, port, passed)));
+        passed.becomes_stream();
+        let cut = Box::pin(passed.cut());
+        let answer = Box::new(answer_body(link, body, home, port, passed));
+        return Ok(Response::from_parts(parts, Answer::Stream { answer, cut }));
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 /// Why a tenant's requests wait.
@@ -63,6 +63,8 @@ pub struct Gate {
     ended: Notify,
     /// Whoever waits looks again: the gate opened, or routes changed.
     look: Notify,
+    /// Changes when those that have no end are to have one.
+    cut: watch::Sender<()>,
     book: Mutex<Book>,
 }
 
@@ -94,6 +96,14 @@ impl Passed {
             self.is_stream = true;
             self.gate.streams.fetch_add(1, Ordering::SeqCst);
             self.gate.request_ended();
+        }
+    }
+
+    /// Ends when it has to end, though it has no end of its own.
+    pub fn cut(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut cut = self.gate.cut.subscribe();
+        async move {
+            let _ = cut.changed().await;
         }
     }
 }
@@ -172,6 +182,11 @@ impl Gate {
     /// A panic leaves the book as good as it was: numbers.
     fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends those that have no end: whoever comes again goes where the domain leads now.
+    pub fn end_streams(&self) {
+        self.cut.send_replace(());
     }
 
     fn request_ended(&self) {
@@ -320,6 +335,9 @@ mod tests {
         stream.becomes_stream();
         gate.hold(Reason::Pause, LONG);
         assert_eq!(gate.drained(LONG).await, Left { requests: 0, streams: 1 });
+        let cut = stream.cut();
+        gate.end_streams();
+        tokio::time::timeout(LONG, cut).await.expect("it is told to end");
         drop(stream);
         assert_eq!(gate.drained(LONG).await, Left::default());
     }

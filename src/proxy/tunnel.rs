@@ -1,4 +1,4 @@
-//! Bytes both ways between two streams, until both have ended: WebSockets and other upgrades, and TLS passed through.
+//! Bytes both ways between two streams, until both have ended or are to end: WebSockets and other upgrades, and TLS passed through.
 
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
 
@@ -13,5 +13,9 @@ pub async fn run(
     mut passed: Passed,
 ) {
     passed.becomes_stream();
-    let _ = copy_bidirectional_with_sizes(&mut client, &mut upstream, BUFFER_BYTES, BUFFER_BYTES).await;
+    let cut = passed.cut();
+    tokio::select! {
+        _ = copy_bidirectional_with_sizes(&mut client, &mut upstream, BUFFER_BYTES, BUFFER_BYTES) => {}
+        () = cut => {}
+    }
 }

@@ -156,6 +156,59 @@ fn a_copy_that_is_killed_while_its_source_is_frozen_leaves_it_thawed() {
     is(&two.a.clone(), "paused", "paused by its user");
 }
 
+/// Says who it is, over and over.
+const STREAM: &str = r#"
+import http.server, os, signal, time
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        while True:
+            self.wfile.write(("data: " + os.environ["SAYS"] + "\n\n").encode())
+            self.wfile.flush()
+            time.sleep(0.05)
+server = http.server.ThreadingHTTPServer(("", 5000), Page)
+print("it serves", flush=True)
+server.serve_forever()
+"#;
+
+#[test]
+fn an_event_stream_ends_when_its_tenant_is_frozen_for_good_and_comes_again_to_the_other() {
+    let port = Port::new();
+    let yml = |says: &str| {
+        format!(
+            "web:\n    image: {IMAGE}\n    cmd: exec python3 /app/stream.py\n    volumes: {{.: /app}}\n    data: [/data]\n    \
+             env: {{SAYS: {says}}}\n    web: 5000\n    wait: 20s for \"it serves\"\n"
+        )
+    };
+    let (a, b) = (port.init("a", &yml("a")), port.init("b", &yml("b")));
+    for tenant in [&a, &b] {
+        let code = port.dir.path().join(tenant);
+        std::fs::create_dir_all(&code).unwrap();
+        std::fs::write(code.join("stream.py"), STREAM).unwrap();
+        port.admin.sync(&code, port.daemon.at(tenant), &["--yes", "--no-remove"]).ok();
+    }
+    port.run(&["start", &a]).ok();
+    port.run(&["publish", &a, "stream.test"]).ok();
+    let url = format!("http://{}/", port.daemon.http);
+    let listen = |seconds: &str| {
+        let mut curl = std::process::Command::new("curl");
+        curl.args(["-sN", "-m", seconds, "-H", "Host: stream.test", &url]).stdout(std::process::Stdio::piped());
+        curl.spawn().expect("curl runs")
+    };
+    let open = listen("60");
+    std::thread::sleep(Duration::from_millis(500));
+    port.run(&["release", &a, &b, "stream.test"]).ok();
+    let ended = open.wait_with_output().unwrap();
+    assert!(ended.status.success(), "it ends as streams end: {}", ended.status);
+    let text = String::from_utf8_lossy(&ended.stdout);
+    assert!(text.contains("data: a") && !text.contains("data: b"), "{text}");
+    let text = String::from_utf8_lossy(&listen("2").wait_with_output().unwrap().stdout).into_owned();
+    assert!(text.contains("data: b") && !text.contains("data: a"), "{text}");
+}
+
 #[test]
 fn a_release_to_a_tenant_that_does_not_come_up_is_undone_and_nobody_notices() {
     let two = Two::new();
