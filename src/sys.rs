@@ -8,3 +8,4 @@ pub mod memory;
 pub mod meta;
 pub mod mount;
 pub mod process;
+pub mod subvolume;

@@ -20,7 +20,7 @@ use crate::model::host::VolumeRef;
 use crate::model::running::Wanted;
 use crate::model::sync::{Event, Plan, SyncOptions};
 use crate::model::{Error, Kind, Result, TenantName};
-use crate::release::clone::{self, Cloned};
+use crate::release::clone::{self, Cloned, Snapshotted};
 use crate::release::crash_point;
 use crate::release::freeze::{Freezer, Held, Limits, thaw};
 use crate::sync::{self, Cancel, LiveDir, Observer};
@@ -81,7 +81,15 @@ impl Drop for Frozen {
     }
 }
 
+/// What a snapshot of a subvolume is called, in the folder of its view.
+const SNAPSHOT: &str = "snapshot";
+
 fn remove(folder: &std::path::Path) {
+    for view in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if let Ok(view) = Dir::open(&view.path()) {
+            clone::remove_snapshot(&view, SNAPSHOT.as_bytes());
+        }
+    }
     let parent = folder.parent().zip(folder.file_name());
     let removed =
         parent.map(|(parent, name)| Dir::open(parent).and_then(|dir| dir.remove_all(name.as_encoded_bytes())));
@@ -239,6 +247,8 @@ struct Making {
 enum How {
     Clone,
     Cloned(Cloned),
+    /// A snapshot of a btrfs subvolume; what it was made of, once it is made.
+    Snapshot(Option<Snapshotted>),
     /// A copy of its own, with an index of its own of the volume.
     Shadow(LiveDir),
 }
@@ -253,24 +263,26 @@ impl Making {
     ) -> Result<Making> {
         let root = folder.join(number.to_string());
         private_dir(&root)?;
-        let view =
+        let mut view =
             LiveDir { index: Some(folder.join(format!("{number}.idx"))), root, label: format!("{volume} (frozen)") };
         // What waits to be written would be written during the freeze.
         let flushed = Dir::open(&live.root).and_then(|dir| dir.sync_fs());
         flushed.map_err(|error| Error::io(format!("{volume} cannot be read"), error))?;
-        let how = match clone::is_possible(&live.root, &view.root) {
-            true => How::Clone,
-            false => {
-                let index = folder.join(format!("{number}.source.idx"));
-                if let Some(known) = live.index.as_ref().filter(|known| known.exists()) {
-                    // A memory that may be torn is found to be.
-                    let _ = std::fs::copy(known, &index);
-                }
-                let source = LiveDir { index: Some(index), ..live.clone() };
-                // What does not stand still now will.
-                shadow(&source, &view, cancel)?;
-                How::Shadow(source)
+        let how = if clone::is_snapshot_possible(&live.root, &view.root) {
+            view.root.push(SNAPSHOT);
+            How::Snapshot(None)
+        } else if clone::is_possible(&live.root, &view.root) {
+            How::Clone
+        } else {
+            let index = folder.join(format!("{number}.source.idx"));
+            if let Some(known) = live.index.as_ref().filter(|known| known.exists()) {
+                // A memory that may be torn is found to be.
+                let _ = std::fs::copy(known, &index);
             }
+            let source = LiveDir { index: Some(index), ..live.clone() };
+            // What does not stand still now will.
+            shadow(&source, &view, cancel)?;
+            How::Shadow(source)
         };
         Ok(Making { volume, live, view, how, doubted: HashSet::new() })
     }
@@ -290,6 +302,10 @@ impl Making {
                         .hint("without --force they are listed, and left out"));
                 }
             }
+            How::Snapshot(_) => {
+                self.how = How::Snapshot(Some(clone::snapshot_tree(&self.live.root, &self.view.root).map_err(cannot)?));
+                self.doubted = doubted.clone();
+            }
             How::Clone | How::Cloned(_) => {
                 self.how = How::Cloned(clone::clone_tree(&self.live.root, &self.view.root, cancel).map_err(cannot)?);
                 self.doubted = doubted.clone();
@@ -301,9 +317,13 @@ impl Making {
     fn finish(self) -> Result<View> {
         let Making { volume, live, view, how, doubted } = self;
         let cannot = |error| Error::io(format!("{volume} could not be cloned"), error);
-        let learns = match (how, &view.index, live.index) {
-            (How::Cloned(cloned), Some(index), Some(known)) => {
-                let twins = cloned.finish(&view.root).map_err(cannot)?;
+        let twins = match how {
+            How::Cloned(cloned) => Some(cloned.finish(&view.root).map_err(cannot)?),
+            How::Snapshot(Some(made)) => Some(made.finish(&view.root).map_err(cannot)?),
+            How::Clone | How::Snapshot(None) | How::Shadow(_) => None,
+        };
+        let learns = match (twins, &view.index, live.index) {
+            (Some(twins), Some(index), Some(known)) => {
                 if let Err(error) = carry_over(&known, index, &twins, &doubted) {
                     tracing::debug!("{volume}: its clone is read whole: {error}");
                 }
@@ -312,10 +332,6 @@ impl Making {
                     .filter_map(Twin::back)
                     .filter(|twin| !doubted.contains(&(twin.is.device, twin.is.ino)));
                 Some((known, back.collect()))
-            }
-            (How::Cloned(cloned), ..) => {
-                cloned.finish(&view.root).map_err(cannot)?;
-                None
             }
             _ => None,
         };

@@ -1,7 +1,8 @@
 //! A tree cloned beside itself, its files sharing their blocks: the view of a frozen tenant that outlives the freeze.
 //!
-//! Cloning takes as long as there are files, not bytes. What is cloned belongs to a tenant, so it is walked as a scan
-//! walks: by descriptors, through no link. Needs rights to give the clone the owners that the tree has.
+//! Cloning takes as long as there are files, not bytes; a snapshot of a btrfs subvolume takes as long as neither. What is
+//! cloned belongs to a tenant, so it is walked as a scan walks: by descriptors, through no link. Needs rights to give the
+//! clone the owners that the tree has.
 
 use std::collections::HashMap;
 use std::io::{Error, ErrorKind, Result};
@@ -15,7 +16,7 @@ use rustix::fs::{FileType, Stat};
 use crate::sys::clock::{Time, file_clock};
 use crate::sys::copy::{copy_data, reflink};
 use crate::sys::dir::Dir;
-use crate::sys::meta;
+use crate::sys::{meta, subvolume};
 use crate::tree::entry::{Entry, EntryKind};
 use crate::tree::filter::is_stage;
 use crate::tree::index::{Stamp, Twin};
@@ -45,6 +46,77 @@ pub fn is_possible(from: &Path, to: &Path) -> bool {
         let _ = dir.remove_file(name);
     }
     shares
+}
+
+/// Whether `from` is a subvolume of which a snapshot can be put into the folder `to`.
+pub fn is_snapshot_possible(from: &Path, to: &Path) -> bool {
+    const PROBE: &[u8] = b".probe";
+    let probe = || -> Result<bool> {
+        let (from, to) = (Dir::open(from)?, Dir::open(to)?);
+        if !subvolume::is_whole(&from)? {
+            return Ok(false);
+        }
+        // This writes what waits to be written, too: the next one has less to wait for.
+        subvolume::snapshot(&from, &to, PROBE)?;
+        subvolume::destroy(&to, PROBE)?;
+        Ok(true)
+    };
+    probe().unwrap_or(false)
+}
+
+/// Makes `to`, which is not there yet, a snapshot of the subvolume `from`.
+pub fn snapshot_tree(from: &Path, to: &Path) -> Result<Snapshotted> {
+    let (Some(parent), Some(name)) = (to.parent(), to.file_name()) else { return Err(ErrorKind::InvalidInput.into()) };
+    let from = Dir::open(from)?;
+    // Whoever can write in it can make subvolumes in it, which a snapshot would show as empty folders.
+    if !subvolume::is_whole(&from)? {
+        return Err(Error::new(ErrorKind::ResourceBusy, "a subvolume was made in it just now"));
+    }
+    let (device, now) = (from.stat_self()?.st_dev, file_clock());
+    subvolume::snapshot(&from, &Dir::open(parent)?, name.as_encoded_bytes())?;
+    Ok(Snapshotted { device, now })
+}
+
+/// What a snapshot was made of.
+pub struct Snapshotted {
+    device: u64,
+    now: Time,
+}
+
+impl Snapshotted {
+    /// Which inode of the snapshot stands for which of the subvolume: those with the same number and stamps.
+    pub fn finish(self, to: &Path) -> Result<Vec<Twin>> {
+        let root = Dir::open(to)?;
+        let mut twins = Vec::new();
+        let mut add = |stat: &Stat| {
+            let mut was = *stat;
+            was.st_dev = self.device;
+            twins.push(twin(&was, stat, self.now));
+        };
+        add(&root.stat_self()?);
+        let mut todo = vec![Vec::new()];
+        while let Some(path) = todo.pop() {
+            let dir = root.open_beneath(&path)?;
+            for found in dir.names()? {
+                let stat = dir.stat(&found.name)?;
+                add(&stat);
+                if FileType::from_raw_mode(stat.st_mode).is_dir() {
+                    todo.push(join(&path, &found.name));
+                }
+            }
+        }
+        Ok(twins)
+    }
+}
+
+/// Removes `name` in `dir`, where it is a snapshot.
+pub fn remove_snapshot(dir: &Dir, name: &[u8]) {
+    let is_one = dir.open_beneath(name).and_then(|inner| subvolume::is_subvolume(&inner));
+    if let Ok(true) = is_one
+        && let Err(error) = subvolume::destroy(dir, name)
+    {
+        tracing::warn!("the view {} could not be removed: {error}", String::from_utf8_lossy(name));
+    }
 }
 
 /// What was cloned. Directories have their times only after [`Cloned::finish`].
