@@ -7,12 +7,17 @@ use std::time::{Duration, Instant};
 
 use crate::common::disks::Disk;
 use crate::common::docker::{IMAGE, Port};
+use crate::common::host::Outcome;
+use crate::common::oracle::assert_equal;
 use crate::common::{scratch, sh};
 
 /// How often each is copied; `MCLOUD_FORCED_COPIES` for more.
 fn copies() -> usize {
-    std::env::var("MCLOUD_FORCED_COPIES").ok().and_then(|text| text.parse().ok()).unwrap_or(6)
+    std::env::var("MCLOUD_FORCED_COPIES").ok().and_then(|text| text.parse().ok()).unwrap_or(50)
 }
+
+/// Copies without `--force`, of which some are of no one moment.
+const LIVE_COPIES: usize = 10;
 
 /// Numbers in ascending order into SQLite, then into Redis, then acknowledged: what is acknowledged is in both.
 const WRITER: &str = r#"
@@ -53,6 +58,11 @@ struct Written {
 
 impl Written {
     fn new(port: Port) -> Written {
+        Written::with(port, |_| ())
+    }
+
+    /// `prepare` is given the source's volumes before anything is written to them.
+    fn with(port: Port, prepare: impl Fn(&Path)) -> Written {
         let yml = format!(
             "redis:\n    image: {IMAGE}\n    cmd: redis-server --dir /data --appendonly yes --appendfsync no --auto-aof-rewrite-percentage 0 --save '' \
              --bind 0.0.0.0 --protected-mode no\n    data: [/data]\n    wait: 30s for \"Ready to accept connections\"\n\
@@ -64,6 +74,8 @@ impl Written {
         fs::write(code.join("write.py"), WRITER).unwrap();
         fs::write(code.join("mcloud.yml"), &yml).unwrap();
         port.admin.sync(&code, port.daemon.at(&from), &["--yes"]).ok();
+        let volumes = port.daemon.home.join("tenants").join(&from).join("volumes");
+        ["redis/data", "writer/db"].iter().for_each(|volume| prepare(&volumes.join(volume)));
         port.run(&["start", &from]).ok();
         let written = Written { port, from, to };
         let began = Instant::now();
@@ -136,39 +148,54 @@ fn redis_numbers(data: &Path) -> Result<u64, String> {
     Ok(last)
 }
 
+impl Written {
+    /// Has `copy` fill the target from the source as it was at one moment, again and again, and looks at each.
+    fn all_are_whole(&self, times: usize, mut copy: impl FnMut() -> Outcome) {
+        for number in 0..times {
+            let before = self.acknowledged();
+            let report = copy().ok();
+            let after = self.acknowledged();
+            let (whole, count, last, redis) = self.copied();
+            let said = format!(
+                "copy {number}: SQLite {whole}, {count} to {last}, Redis {redis:?}, {before}..{after}\n{report}"
+            );
+            assert!(whole, "{said}");
+            assert_eq!(count, last, "{said}");
+            assert!(last >= before && last <= after + 1, "{said}");
+            let redis = redis.unwrap_or_else(|error| panic!("{error}: {said}"));
+            assert!(redis == last || redis + 1 == last, "both are of one moment: {said}");
+        }
+    }
+
+    /// What was frozen goes on, and no view is left but the last one on its way out.
+    fn goes_on(&self) {
+        let now = self.acknowledged();
+        let began = Instant::now();
+        while self.acknowledged() == now {
+            assert!(began.elapsed() < Duration::from_secs(20), "what was frozen writes on");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        for service in ["redis", "writer"] {
+            assert_eq!(self.port.state("from", service), "running");
+        }
+        let left = fs::read_dir(self.port.daemon.home.join("frozen")).map_or(0, Iterator::count);
+        assert!(left <= 1, "views are removed when they are not needed any more, {left} are there");
+    }
+}
+
 fn forced_copies_are_whole(port: Port) {
     let written = Written::new(port);
     let (from, to) = (written.port.daemon.at(&written.from), written.port.daemon.at(&written.to));
-    for number in 0..copies() {
-        let before = written.acknowledged();
+    written.all_are_whole(copies(), || {
         let report = written.port.admin.sync(&from, &to, &["--force"]).ok();
-        let after = written.acknowledged();
-        let (whole, count, last, redis) = written.copied();
-        let said =
-            format!("copy {number}: SQLite {whole}, {count} to {last}, Redis {redis:?}, {before}..{after}\n{report}");
-        assert!(whole, "{said}");
-        assert_eq!(count, last, "{said}");
-        assert!(last >= before && last <= after + 1, "{said}");
-        let redis = redis.unwrap_or_else(|error| panic!("{error}: {said}"));
-        assert!(redis == last || redis + 1 == last, "both are of one moment: {said}");
-        assert!(report.done()["paused_ms"].as_u64().unwrap() > 0, "{said}");
-    }
-    // They go on.
-    let now = written.acknowledged();
-    let began = Instant::now();
-    while written.acknowledged() == now {
-        assert!(began.elapsed() < Duration::from_secs(20), "what was frozen writes on");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    for service in ["redis", "writer"] {
-        assert_eq!(written.port.state("from", service), "running");
-    }
-    let left = fs::read_dir(written.port.daemon.home.join("frozen")).map_or(0, Iterator::count);
-    assert!(left <= 1, "views are removed when they are not needed any more, {left} are there");
+        assert!(report.done()["paused_ms"].as_u64().unwrap() > 0, "{report}");
+        report
+    });
+    written.goes_on();
 
-    // Without --force a copy may be of many moments; how often it is depends on luck, so it is only told.
+    // Without --force a copy is of many moments: the one database is copied a while after the other.
     let mut torn = 0;
-    for _ in 0..copies() {
+    for _ in 0..LIVE_COPIES {
         let report = written.port.admin.sync(&from, &to, &["--yes"]);
         // Files that never stood still are told of.
         assert!(matches!(report.status.code(), Some(0 | 5)), "{report}");
@@ -177,7 +204,8 @@ fn forced_copies_are_whole(port: Port) {
         let of_one_moment = redis.is_ok_and(|redis| redis == last || redis + 1 == last);
         torn += usize::from(!whole || count != last || !of_one_moment);
     }
-    println!("without --force {torn} of {} copies were not what the services had at any moment", copies());
+    println!("without --force {torn} of {LIVE_COPIES} copies were not what the services had at any moment");
+    assert!(torn > 0, "without --force something is torn, or this test shows nothing");
 }
 
 #[test]
@@ -189,4 +217,91 @@ fn forced_copies_of_databases_that_are_written_are_whole_where_files_cannot_be_c
 fn forced_copies_of_databases_that_are_written_are_whole_where_files_can_be_cloned() {
     let disk = Disk::new("xfs", 600);
     forced_copies_are_whole(Port::at(scratch(), &disk.root.join("host")));
+}
+
+#[test]
+fn forced_snapshots_of_databases_that_are_written_are_whole_when_they_are_restored() {
+    let disk = Disk::new("btrfs", 1500);
+    let written = Written::with(Port::at(scratch(), &disk.root.join("host")), be_subvolume);
+    let (from, to) = (written.from.clone(), written.port.daemon.at(&written.to));
+    written.all_are_whole(copies(), || {
+        let taken = written.port.run(&["snapshot", "create", &from, "--force"]).ok();
+        assert!(taken.done()["paused_ms"].as_u64().unwrap() > 0, "{taken}");
+        let id = taken.done()["snapshot"].as_str().expect("an id").to_owned();
+        written.port.run(&["snapshot", "restore", &id, &to, "--force"]).ok();
+        taken
+    });
+    written.goes_on();
+    written.port.run(&["snapshot", "verify", "--read-data"]).ok();
+}
+
+/// Makes an empty folder a btrfs subvolume.
+fn be_subvolume(folder: &Path) {
+    fs::remove_dir(folder).unwrap();
+    sh("btrfs", &["subvolume", "create", folder.to_str().unwrap()]);
+}
+
+#[test]
+fn a_volume_that_is_a_subvolume_is_snapshotted_and_no_snapshot_outlives_a_killed_daemon() {
+    use std::os::unix::fs::MetadataExt;
+    let disk = Disk::new("btrfs", 600);
+    let mut port = Port::at(scratch(), &disk.root.join("host"));
+    let yml = format!("web:\n    image: {IMAGE}\n    cmd: exec sleep 1000\n    data: [/data]\n");
+    let tenant = port.init("sub", &yml);
+    let volume = port.daemon.home.join("tenants").join(&tenant).join("volumes/web/data");
+    be_subvolume(&volume);
+    for number in 0..200 {
+        fs::write(volume.join(format!("f{number}")), vec![7; number * 100]).unwrap();
+    }
+    port.run(&["start", &tenant]).ok();
+    let target = port.dir.path().join("target");
+    let from = |port: &Port| format!("web.{}:/data", port.daemon.at(&tenant));
+    let copy = |port: &Port| port.admin.sync(from(port), &target, &["--force"]);
+    copy(&port).ok().proves();
+    assert_equal(&volume, &target, "the first copy");
+    fs::write(volume.join("f3"), "changed").unwrap();
+    let again = copy(&port).ok();
+    assert_eq!(again.count("files_updated"), 1, "{again}");
+    assert!(again.count("bytes_read") < 50_000, "what is known of the volume is known of its snapshot: {again}");
+
+    port.daemon.kill();
+    port.daemon.vars = vec![("FAILPOINTS".to_owned(), "freeze.thawed=return".to_owned())];
+    port.daemon.again();
+    let running = port.admin.start(&["sync", &from(&port), target.to_str().unwrap(), "--force"]);
+    let began = Instant::now();
+    while std::net::TcpStream::connect(&port.daemon.http).is_ok() {
+        assert!(began.elapsed() < Duration::from_secs(30), "it comes to where it dies");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    drop(running);
+    let frozen = port.daemon.home.join("frozen");
+    let view = fs::read_dir(&frozen).unwrap().next().expect("a view").unwrap().path();
+    assert_eq!(fs::metadata(view.join("0/snapshot")).expect("a snapshot").ino(), 256, "a subvolume");
+    port.daemon.vars.clear();
+    port.daemon.again();
+    assert_eq!(fs::read_dir(&frozen).map_or(0, Iterator::count), 0, "what was left is removed");
+
+    // A snapshot would show what is in it as an empty folder: it is copied in another way.
+    sh("btrfs", &["subvolume", "create", volume.join("inner").to_str().unwrap()]);
+    fs::write(volume.join("inner/file"), "inner").unwrap();
+    copy(&port).ok().proves();
+    assert_equal(&volume, &target, "with a subvolume in it");
+}
+
+#[test]
+fn forced_copies_and_snapshots_on_a_schedule_are_whole() {
+    let written = Written::new(Port::new());
+    let (from, to) = (written.from.clone(), written.port.daemon.at(&written.to));
+    let yearly = "0 0 1 1 *";
+    let live = written.port.daemon.at(&from);
+    written.port.run(&["schedule", "add", yearly, &live, &to, "--force", "--name", "copy"]).ok();
+    written.port.run(&["schedule", "add", yearly, "--snapshot", &from, "--force", "--name", "keep"]).ok();
+    written.all_are_whole(4, || written.port.run(&["schedule", "run", "copy"]));
+    written.all_are_whole(4, || {
+        let kept = written.port.run(&["schedule", "run", "keep"]).ok();
+        let id = kept.done()["snapshot"].as_str().expect("an id").to_owned();
+        written.port.run(&["snapshot", "restore", &id, &to, "--force"]).ok();
+        kept
+    });
+    written.goes_on();
 }
