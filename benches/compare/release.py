@@ -13,7 +13,7 @@ Three parts, each checked, each printed as one JSON line:
              the time that the target takes to start, and beside the same work by hand: docker pause, rsync, docker start, and a
              reload of HAProxy, where those are there.
   freeze     `sync --force` of --freeze MiB in 200 files with 40 MB of pages changed since the last copy, on a loop-mounted xfs,
-             at each of the sizes given.
+             at each of the sizes given; then `snapshot create --force` of the same.
 
 Needs root, Docker, the example's image (examples/flask-redis/image.sh), mkfs.xfs; rsync and haproxy for the row by hand.
 """
@@ -446,6 +446,15 @@ def freeze(options, program, scratch):
                 frozen.append(done["paused_ms"])
             rows.append({"part": "freeze", "mib": mib, "files": 200, "paused_ms": sorted(frozen)[len(frozen) // 2],
                          "all_ms": frozen, "seconds": done["seconds"]})
+            print(json.dumps(rows[-1]), flush=True)
+            kept = []
+            for number in range(options.times + 1):
+                change(data, 40 * 1000 * 1000, 70 + number)
+                kept.append(host.run("snapshot", "create", "freeze-a", "--force")["freeze_ms"])
+            # The first one sends all of it to the store.
+            rows.append({"part": "freeze of a snapshot", "mib": mib, "files": 200,
+                         "freeze_ms": sorted(kept[1:])[len(kept[1:]) // 2], "all_ms": kept})
+            print(json.dumps(rows[-1]), flush=True)
         finally:
             host.close()
             subprocess.run(["umount", "-l", mounted])
@@ -477,9 +486,7 @@ def main():
                     host.close()
                 print(json.dumps(rows[-1]), flush=True)
     if "freeze" in parts:
-        for row in freeze(options, options.program, options.scratch):
-            rows.append(row)
-            print(json.dumps(row), flush=True)
+        rows += freeze(options, options.program, options.scratch)
     bad = [row for row in rows if row.get("failed") or row.get("lost_or_double") or row.get("others_broken")]
     sys.exit(1 if bad else 0)
 
