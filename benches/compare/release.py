@@ -426,7 +426,8 @@ def freeze(options, program, scratch):
         image, mounted = disk / "image", disk / "mounted"
         mounted.mkdir()
         with open(image, "wb") as file:
-            file.truncate((3 * mib + 1024) * MIB)
+            # The data, its copy, the store, and what the changes leave behind.
+            file.truncate((4 * mib + 2048) * MIB)
         sh("mkfs.xfs", "-q", "-m", "reflink=1", image)
         sh("mount", "-o", "loop", image, mounted)
         host = Host(program, mounted / "host")

@@ -194,12 +194,10 @@ impl<'s> Writer<'s> {
 
     /// What stopped the writing, if anything did.
     pub fn check(&self) -> Result<()> {
-        match lock(&self.failure).take() {
+        // The cause stays with the first who is told of it: what ends the writing.
+        match &*lock(&self.failure) {
             Some(error) => {
-                let again =
-                    Error { kind: error.kind, message: error.message.clone(), hint: error.hint.clone(), cause: None };
-                lock(&self.failure).get_or_insert(error);
-                Err(again)
+                Err(Error { kind: error.kind, message: error.message.clone(), hint: error.hint.clone(), cause: None })
             }
             None => Ok(()),
         }

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::common::Rng;
-use crate::common::host::{Outcome, Stage};
+use crate::common::disks::Disk;
+use crate::common::host::{Client, Daemon, Outcome, Stage};
 use crate::common::oracle::assert_equal;
 use crate::common::seed::seeds;
-use crate::common::sh;
 use crate::common::versions::{SMALL, version_of};
+use crate::common::{Rng, scratch, sh};
 
 /// Each point, and how often it is come to before the daemon dies there.
 const POINTS: [(&str, u32); 12] = [
@@ -175,4 +175,34 @@ fn a_daemon_killed_at_any_moment_loses_no_snapshot() {
     kept.is_whole(true, "after all of it");
     println!("{} runs, {in_the_middle} killed in the middle", runs());
     assert!(in_the_middle > runs() / 10, "only {in_the_middle} were killed in the middle");
+}
+
+#[test]
+fn a_snapshot_that_finds_no_room_says_so_and_the_next_one_is_taken() {
+    let disk = Disk::new("ext4", 64);
+    let dir = scratch();
+    let daemon = Daemon::start(&disk.root.join("host"));
+    let admin = Client::of(&daemon, &dir.path().join("admin"));
+    let volume = dir.path().join("volume");
+    std::fs::create_dir(&volume).unwrap();
+    // Nothing of it can be compressed.
+    for number in 0..120 {
+        std::fs::write(volume.join(number.to_string()), Rng::new(number).bytes(1 << 20)).unwrap();
+    }
+    let run = |words: &[&str]| admin.run(&[&["-h", &daemon.address], words].concat());
+    run(&["init", "shop", "--path", volume.to_str().unwrap()]).ok();
+    let began = Instant::now();
+    run(&["snapshot", "create", "shop"]).fails(1, "no_space");
+    assert!(began.elapsed() < Duration::from_secs(30), "it does not hang");
+    for number in 20..120 {
+        std::fs::remove_file(volume.join(number.to_string())).unwrap();
+    }
+    // What was written in vain is given back.
+    run(&["snapshot", "prune"]).ok();
+    let taken = run(&["snapshot", "create", "shop"]).ok();
+    let id = taken.done()["snapshot"].as_str().expect("an id").to_owned();
+    run(&["snapshot", "verify", "--read-data"]).ok();
+    let back = dir.path().join("back");
+    run(&["snapshot", "restore", &id, back.to_str().unwrap()]).ok();
+    assert_equal(&volume, &back, "what was taken after it");
 }
