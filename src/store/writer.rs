@@ -194,7 +194,7 @@ impl<'s> Writer<'s> {
 
     /// What stopped the writing, if anything did.
     pub fn check(&self) -> Result<()> {
-        // The cause stays with the first who is told of it: what ends the writing.
+        // It stays there, with its cause, for whoever ends the writing.
         match &*lock(&self.failure) {
             Some(error) => {
                 Err(Error { kind: error.kind, message: error.message.clone(), hint: error.hint.clone(), cause: None })
