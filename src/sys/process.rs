@@ -25,15 +25,16 @@ pub fn is_neighbour(pid: u32) -> bool {
 /// Ends process `leader` and the session it leads, as far as they are in a control group whose path contains `group`.
 /// How many were ended: none where they are not to be seen from here, as from within another container.
 pub fn kill_session(leader: u32, group: &str) -> usize {
-    let mut ended = 0;
+    // Whoever has the signal may still be seen alive for a moment.
+    let mut ended = HashSet::new();
     for _ in 0..ROUNDS {
-        let killed = pids().filter(|pid| kill_if(*pid, leader, group)).count();
-        ended += killed;
-        if killed == 0 {
+        let before = ended.len();
+        ended.extend(pids().filter(|pid| kill_if(*pid, leader, group)));
+        if ended.len() == before {
             break;
         }
     }
-    ended
+    ended.len()
 }
 
 fn pids() -> impl Iterator<Item = u32> {
@@ -103,6 +104,7 @@ mod tests {
     use std::io::{BufRead, BufReader};
     use std::os::unix::process::ExitStatusExt;
     use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -120,7 +122,12 @@ mod tests {
         assert!(session.try_wait().unwrap().is_none());
         assert_eq!(kill_session(session.id(), group.trim_end()), 2);
         assert_eq!(session.wait().unwrap().signal(), Some(9));
-        assert!(!pids().any(|pid| state_and_session(pid).is_some_and(|(alive, of)| alive && of == session.id())));
+        let left = || pids().any(|pid| state_and_session(pid).is_some_and(|(alive, of)| alive && of == session.id()));
+        let until = Instant::now() + Duration::from_secs(10);
+        while left() {
+            assert!(Instant::now() < until, "a process of the session lives");
+            std::thread::yield_now();
+        }
     }
 
     #[test]
