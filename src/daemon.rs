@@ -26,9 +26,11 @@ pub mod client;
 mod commands;
 mod copies;
 mod door;
+mod far;
 mod folders;
 mod frozen;
 mod grants;
+mod guests;
 mod home;
 mod http;
 mod invitation;
@@ -106,7 +108,7 @@ const LOCAL_LABEL: &str = "this-host";
 struct Daemon {
     home: Home,
     state: Arc<State>,
-    identity: Identity,
+    identity: Arc<Identity>,
     /// The key of whoever can read the home.
     local_key: PublicKey,
     listen: SocketAddr,
@@ -130,6 +132,10 @@ struct Daemon {
     tasks: Tasks,
     leases: leases::Leases,
     proxy: Arc<Proxy>,
+    /// The far tenants that the proxy is told of.
+    watched: Mutex<far::Watched>,
+    /// What is still to be done at other hosts.
+    errands: releases::errands::Errands,
     /// How long a request may be held, and a freeze may last.
     hold: Duration,
     freeze_limit: Duration,
@@ -344,7 +350,7 @@ impl Drop for Started {
 
 async fn start(home: Home, config: &ServerConfig) -> Result<Started> {
     crate::transport::provide_crypto();
-    let identity = Identity::load_or_create(&home.host_key())?;
+    let identity = Arc::new(Identity::load_or_create(&home.host_key())?);
     let local_key = Identity::load_or_create(&home.admin_key())?.public();
     let state = Arc::new(State::open(&home.database())?);
     state.enrol(&local_key, LOCAL_LABEL, Role::Admin, &[], now_unix())?;
@@ -391,6 +397,8 @@ async fn start(home: Home, config: &ServerConfig) -> Result<Started> {
         tasks: Tasks::default(),
         leases: leases::Leases::default(),
         proxy: proxy.clone(),
+        watched: Mutex::default(),
+        errands: releases::errands::Errands::default(),
         hold: config.hold,
         freeze_limit: config.freeze_limit,
         routing: Mutex::default(),
@@ -415,6 +423,7 @@ async fn start(home: Home, config: &ServerConfig) -> Result<Started> {
         tokio::spawn(proxy.sweep()),
         tokio::spawn(jobs::keep(daemon.clone())),
         tokio::spawn(certs::keep(daemon.clone())),
+        tokio::spawn(releases::errands::keep(daemon.clone())),
         tokio::spawn(http::serve(admin, move |path| match path {
             "/healthz" => (200, "OK", "ok\n".to_owned()),
             "/metrics" => (200, "OK", watched.metrics()),

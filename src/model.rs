@@ -14,9 +14,11 @@ pub mod reference;
 pub mod release;
 pub mod running;
 pub mod schedule;
+pub mod seat;
 pub mod sync;
 
 pub use domain::Domain;
 pub use error::{Error, Kind, Result};
 pub use name::Name;
 pub use reference::{Host, JobName, Place, Reference, ServiceName, TenantName, VolumePath};
+pub use seat::Seat;

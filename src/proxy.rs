@@ -22,15 +22,16 @@ mod tls;
 mod tunnel;
 mod upstream;
 mod validity;
+mod watch;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::watch as watched;
 
-use crate::model::{Result, TenantName};
+use crate::model::{Result, Seat};
 
 pub use acme::{Acme, Issued, issue};
 pub use certs::{Answering, Certificate, Certificates};
@@ -38,6 +39,7 @@ pub use gate::{HoldReport, Left, Reason};
 pub use routes::{Route, Way};
 pub use socket::Probe;
 pub use upstream::{Dial, Io, Serving, Tcp, Upstream};
+pub use watch::Watch;
 
 use certs::Ends;
 use routes::{Routes, Target, Tenant};
@@ -79,7 +81,7 @@ impl Default for Limits {
 }
 
 /// Called with the tenant whose upstream cannot be reached: its address may be another one by now.
-pub type Suspect = dyn Fn(&TenantName) + Send + Sync;
+pub type Suspect = dyn Fn(&Seat) + Send + Sync;
 
 /// A tenant as [`Proxy::look`] finds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,18 +110,18 @@ pub struct Proxy {
     routes: RwLock<Arc<Routes>>,
     /// Grows with each swap of the routes.
     version: AtomicU64,
-    tenants: Mutex<HashMap<TenantName, Arc<Tenant>>>,
+    tenants: Mutex<HashMap<Seat, Arc<Tenant>>>,
     limits: Limits,
     suspect: Box<Suspect>,
     pub certificates: Arc<Certificates>,
     ends: Ends,
     pub counters: Counters,
     /// True when connections are to come to their end.
-    stopping: watch::Sender<bool>,
+    stopping: watched::Sender<bool>,
 }
 
 impl Proxy {
-    pub fn new(limits: Limits, suspect: impl Fn(&TenantName) + Send + Sync + 'static) -> Result<Proxy> {
+    pub fn new(limits: Limits, suspect: impl Fn(&Seat) + Send + Sync + 'static) -> Result<Proxy> {
         let certificates = Arc::default();
         Ok(Proxy {
             routes: RwLock::default(),
@@ -130,15 +132,15 @@ impl Proxy {
             ends: Ends::new(&certificates)?,
             certificates,
             counters: Counters::default(),
-            stopping: watch::Sender::new(false),
+            stopping: watched::Sender::new(false),
         })
     }
 
-    fn tenants(&self) -> MutexGuard<'_, HashMap<TenantName, Arc<Tenant>>> {
+    fn tenants(&self) -> MutexGuard<'_, HashMap<Seat, Arc<Tenant>>> {
         self.tenants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tenant(&self, name: &TenantName) -> Arc<Tenant> {
+    fn tenant(&self, name: &Seat) -> Arc<Tenant> {
         let mut tenants = self.tenants();
         tenants.entry(name.clone()).or_insert_with(|| Arc::new(Tenant::new(name.clone()))).clone()
     }
@@ -162,34 +164,39 @@ impl Proxy {
     }
 
     /// What serves a tenant from now on. Connections to what served it before end with their requests.
-    pub fn set_serving(&self, tenant: &TenantName, serving: Serving) {
+    pub fn set_serving(&self, tenant: &Seat, serving: Serving) {
         self.tenant(tenant).set_serving(serving);
     }
 
     /// Makes the tenant's requests wait, each at most `limit`. Holding what is held for this reason changes the limit alone.
-    pub fn hold(&self, tenant: &TenantName, reason: Reason, limit: Duration) {
+    pub fn hold(&self, tenant: &Seat, reason: Reason, limit: Duration) {
         self.tenant(tenant).gate.hold(reason, limit);
     }
 
     /// Waits until none of the tenant's requests is under way, at most so long; what has not ended by then. WebSockets
     /// and event streams are not waited for.
-    pub async fn drained(&self, tenant: &TenantName, patience: Duration) -> Left {
+    pub async fn drained(&self, tenant: &Seat, patience: Duration) -> Left {
         let tenant = self.tenant(tenant);
         tenant.gate.drained(patience).await
     }
 
     /// This reason holds the tenant no longer; the requests go on when no other does.
-    pub fn let_go(&self, tenant: &TenantName, reason: Reason) -> HoldReport {
+    pub fn let_go(&self, tenant: &Seat, reason: Reason) -> HoldReport {
         self.tenant(tenant).gate.let_go(reason)
     }
 
     /// Ends the WebSockets and event streams of a tenant, whose clients come again.
-    pub fn end_streams(&self, tenant: &TenantName) {
+    pub fn end_streams(&self, tenant: &Seat) {
         self.tenant(tenant).gate.end_streams();
     }
 
+    /// What serves a tenant.
+    pub fn serving(&self, tenant: &Seat) -> Serving {
+        self.tenant(tenant).serving()
+    }
+
     /// What becomes of requests for a tenant that come this way, for people.
-    pub fn look(&self, tenant: &TenantName, way: Way, port: Option<u16>) -> Seen {
+    pub fn look(&self, tenant: &Seat, way: Way, port: Option<u16>) -> Seen {
         let tenant = self.tenant(tenant);
         let (held, waiting) = tenant.gate.state();
         let serving = tenant.serving();
@@ -205,7 +212,7 @@ impl Proxy {
     }
 
     /// Which reasons hold a tenant, and how many of its requests wait.
-    pub fn held(&self, tenant: &TenantName) -> (Vec<Reason>, usize) {
+    pub fn held(&self, tenant: &Seat) -> (Vec<Reason>, usize) {
         self.tenants().get(tenant).map(|tenant| tenant.gate.state()).unwrap_or_default()
     }
 

@@ -11,6 +11,7 @@ pub mod identity;
 mod liveness;
 pub mod look;
 mod pays;
+mod pipe;
 pub mod source;
 mod stream;
 mod tls;
@@ -18,6 +19,7 @@ mod tls;
 pub use connection::{Connection, Traffic};
 pub use endpoint::{Listener, dial, local_addresses, resolve};
 pub use identity::{Identity, PublicKey};
+pub use pipe::Pipe;
 pub use stream::{Receiver, Sender, Stream};
 pub use tls::Admit;
 

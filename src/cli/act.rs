@@ -15,7 +15,7 @@ pub fn run(verb: Verb, typed: Option<&str>, scrub_data: bool, yes: bool, context
     if scrub_data && !yes && context.out.ask(&question) == Some(false) {
         return Err(Error::new(Kind::Refused, "you said no; nothing was done"));
     }
-    let act = Act { verb, tenant, service, scrub_data, config: None, env: None };
+    let act = Act { verb, tenant, service, scrub_data, config: None, env: None, hooks: false };
     context::block_on(async { perform(&context::connect(&host).await?, &act, context).await })?;
     done(verb, &act, context);
     Ok(0)

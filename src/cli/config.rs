@@ -31,7 +31,7 @@ pub fn run(arguments: &Config, context: &Context) -> Result<u8> {
     let (tenant, host) = context.tenant(arguments.tenant.as_deref())?;
     if let Some(env) = &arguments.set_env {
         let env = Some(Some(env.clone()).filter(|env| !env.is_empty()));
-        let act = Act { verb: Verb::Update, tenant, service: None, scrub_data: false, config: None, env };
+        let act = Act { verb: Verb::Update, tenant, service: None, scrub_data: false, config: None, env, hooks: false };
         context::block_on(async { act::perform(&context::connect(&host).await?, &act, context).await })?;
         act::done(Verb::Update, &act, context);
         return Ok(0);

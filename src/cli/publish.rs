@@ -6,7 +6,7 @@ use serde_json::json;
 use super::context::{self, Context};
 use super::routes;
 use crate::model::publish::Route;
-use crate::model::{Domain, Result};
+use crate::model::{Domain, Result, Seat};
 
 /// Make a domain lead to a tenant
 ///
@@ -36,7 +36,12 @@ pub struct Publish {
 
 pub fn run(arguments: &Publish, context: &Context) -> Result<u8> {
     let (tenant, host) = context.tenant(Some(&arguments.tenant))?;
-    let route = Route { domain: arguments.domain.clone(), ssl: arguments.ssl, tenant, port: arguments.port };
+    let route = Route {
+        domain: arguments.domain.clone(),
+        ssl: arguments.ssl,
+        tenant: Seat::here(&tenant),
+        port: arguments.port,
+    };
     let (published, from) = context::block_on(async { context::connect(&host).await?.publish(&route).await })?;
     let name = routes::name(&published.route);
     context.out.line(match &from {

@@ -5,9 +5,15 @@ use serde_json::{Value, json};
 
 use super::context::{self, Context};
 use super::{show, sync, when};
+use crate::daemon::client::Client;
+use crate::model::host::{FarHost, GrantTerms, Role};
+use crate::model::publish::PublishedRoute;
 use crate::model::release::{Receipt, ReleaseWanted};
 use crate::model::sync::Class;
-use crate::model::{Domain, Error, Result};
+use crate::model::{Domain, Error, Host, Kind, Result, Seat};
+
+/// How long the host that looks may look.
+const DRY_RUN_SECONDS: u64 = 600;
 
 /// Put one tenant in the place of another, with its data, and lose no request
 ///
@@ -19,6 +25,7 @@ use crate::model::{Domain, Error, Result};
   mcloud release shop_a shop_b shop.example.com
   mcloud release shop_a shop_b shop.example.com www.shop.example.com --hold 60
   mcloud release shop_a shop_b shop.example.com --dry-run       how long requests would wait
+  mcloud release shop@203.0.113.5 shop@203.0.113.9 shop.example.com      to another host; the proxy stays
   mcloud release --history")]
 pub struct Release {
     /// The tenant that serves now
@@ -43,23 +50,83 @@ pub struct Release {
 
 pub fn run(arguments: Release, context: &Context) -> Result<u8> {
     let (Some(from), Some(to)) = (&arguments.from, &arguments.to) else { return history(context) };
-    let (from, host) = context.tenant(Some(from))?;
-    let (to, other) = context.tenant(Some(to))?;
-    if host != other {
-        return Err(Error::usage("the two tenants are at different hosts").hint(
-            "a release is within one host; between two, `mcloud sync` copies and `mcloud publish` moves the domain",
-        ));
-    }
+    let (from, to) = (context.tenant(Some(from))?, context.tenant(Some(to))?);
     let domains = arguments.domains.iter().map(|domain| Domain::new(domain)).collect::<Result<Vec<_>>>()?;
-    let wanted = ReleaseWanted { from, to, domains, hold_seconds: arguments.hold, dry_run: arguments.dry_run };
+    let wanted = ReleaseWanted {
+        from: Seat::here(&from.0),
+        to: Seat::here(&to.0),
+        far: None,
+        domains,
+        hold_seconds: arguments.hold,
+        dry_run: arguments.dry_run,
+    };
     let receipt = context::block_on(async {
-        context::connect(&host).await?.release(&wanted, |service, text| note(context, service, text)).await
+        let note = |service: &str, text: &str| note(context, service, text);
+        let at_from = context::connect(&from.1).await?;
+        let at_to = if from.1 == to.1 { None } else { Some(context::connect(&to.1).await?) };
+        // One daemon may have two names.
+        match at_to.filter(|at_to| at_to.whoami().host_key != at_from.whoami().host_key) {
+            None => at_from.release(&wanted, note).await,
+            Some(at_to) => between((&at_from, &from.1), (&at_to, &to.1), wanted, note).await,
+        }
     })?;
     if !arguments.dry_run {
         context.out.line(shown(&receipt));
     }
     context.out.done(fields(&receipt));
     Ok(0)
+}
+
+/// Of two hosts, the one at which the domain is published does it all, and is granted what it needs at the other one.
+async fn between(
+    (at_from, from_host): (&Client, &Host),
+    (at_to, to_host): (&Client, &Host),
+    mut wanted: ReleaseWanted,
+    note: impl FnMut(&str, &str),
+) -> Result<Receipt> {
+    let leads = |routes: Vec<PublishedRoute>, from_here: bool| {
+        routes.into_iter().any(|published| {
+            let seat = &published.route.tenant;
+            wanted.domains.contains(&published.route.domain)
+                && seat.tenant == wanted.from.tenant
+                && seat.host.is_none() == from_here
+        })
+    };
+    let from_leads = leads(at_from.routes().await?, true);
+    let to_leads = !from_leads && leads(at_to.routes().await?, false);
+    if !from_leads && !to_leads {
+        let domains = wanted.domains.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        return Err(Error::new(Kind::NotFound, format!("{domains}: at neither host it leads to `{}`", wanted.from))
+            .hint("`mcloud -h HOST routes` shows where domains lead; `mcloud publish` makes one lead there"));
+    }
+    let (proxy, other, seat) = match from_leads {
+        true => ((at_from, from_host), (at_to, to_host), &mut wanted.to),
+        false => ((at_to, to_host), (at_from, from_host), &mut wanted.from),
+    };
+    let label = match proxy.1 {
+        Host::At(address) => address.to_string(),
+        Host::Me => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+    };
+    let terms = GrantTerms {
+        host_key: proxy.0.whoami().host_key.clone(),
+        host: label.clone(),
+        role: Role::Deployer,
+        tenant: seat.tenant.clone(),
+        purpose: format!("release and serve it at {label}"),
+        expires_unix: match wanted.dry_run {
+            true => Some(when::now_unix() + DRY_RUN_SECONDS),
+            false => None,
+        },
+    };
+    let granted = other.0.grant(&terms).await?;
+    // `me` is somebody else to the other host.
+    let address = match other.1 {
+        Host::At(address) => address.clone(),
+        Host::Me => granted.addresses.first().map_or(Err(Error::failed("the host has no address")), |at| at.parse())?,
+    };
+    seat.host = Some(address);
+    wanted.far = Some(FarHost { host_key: granted.host_key, addresses: granted.addresses, grant: granted.number });
+    proxy.0.release(&wanted, note).await
 }
 
 fn history(context: &Context) -> Result<u8> {

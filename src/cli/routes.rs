@@ -53,7 +53,7 @@ pub fn event(published: &PublishedRoute) -> Value {
         "event": "route",
         "domain": route.domain.as_str(),
         "ssl": route.ssl,
-        "tenant": route.tenant.as_str(),
+        "tenant": route.tenant.to_string(),
         "port": route.port,
         "state": state,
         "why": why,

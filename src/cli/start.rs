@@ -27,7 +27,7 @@ pub struct Start {
 
 pub fn run(arguments: &Start, context: &Context) -> Result<u8> {
     let (tenant, service, host) = context.service(arguments.reference.as_deref())?;
-    let act = Act { verb: Verb::Start, tenant, service, scrub_data: false, config: None, env: None };
+    let act = Act { verb: Verb::Start, tenant, service, scrub_data: false, config: None, env: None, hooks: false };
     context::block_on(async {
         let client = context::connect(&host).await?;
         match act::perform(&client, &act, context).await {

@@ -28,7 +28,7 @@ pub fn run(arguments: &Update, context: &Context) -> Result<u8> {
     let (tenant, host) = context.tenant(arguments.tenant.as_deref())?;
     let text = init::read(arguments.config.as_deref())?;
     let config = Some(text);
-    let act = Act { verb: Verb::Update, tenant, service: None, scrub_data: false, config, env: None };
+    let act = Act { verb: Verb::Update, tenant, service: None, scrub_data: false, config, env: None, hooks: false };
     context::block_on(async { act::perform(&context::connect(&host).await?, &act, context).await })?;
     act::done(Verb::Update, &act, context);
     Ok(0)

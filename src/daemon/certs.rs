@@ -86,11 +86,11 @@ fn may(state: &State, who: &Principal, domain: &Domain) -> Result<()> {
         return Ok(());
     }
     let routes: Vec<_> = state.routes()?.into_iter().filter(|route| route.domain == *domain).collect();
-    if routes.is_empty() || routes.iter().any(|route| !who.sees(&route.tenant)) {
+    if routes.is_empty() || routes.iter().any(|route| !who.sees(&route.tenant.tenant)) {
         return Err(Error::new(Kind::Refused, format!("{domain} leads to no tenant that this key may act on"))
             .hint("publish it first, or ask an admin of this host"));
     }
-    routes.iter().try_for_each(|route| who.may(Role::Deployer, &route.tenant))
+    routes.iter().try_for_each(|route| who.may(Role::Deployer, &route.tenant.tenant))
 }
 
 fn shown(daemon: &Daemon, row: CertRow) -> Cert {
@@ -127,14 +127,15 @@ pub fn add(daemon: &Daemon, who: &Principal, add: &proto::CertAdd) -> Result<res
 /// The tenant under which the audit log has it.
 fn tenant_of(daemon: &Daemon, domain: &Domain) -> String {
     let found = [true, false].map(|ssl| daemon.state.route(domain, ssl).ok().flatten());
-    found.into_iter().flatten().next().map(|route| route.tenant.to_string()).unwrap_or_default()
+    found.into_iter().flatten().next().map(|route| route.tenant.tenant.to_string()).unwrap_or_default()
 }
 
 pub fn list(daemon: &Daemon, who: &Principal) -> Result<response::What> {
     who.is_enrolled()?;
     let routes = daemon.state.routes()?;
     let sees = |domain: &Domain| {
-        who.may_administrate().is_ok() || routes.iter().any(|route| route.domain == *domain && who.sees(&route.tenant))
+        who.may_administrate().is_ok()
+            || routes.iter().any(|route| route.domain == *domain && who.sees(&route.tenant.tenant))
     };
     let rows = daemon.state.certs()?.into_iter().filter(|row| sees(&row.domain));
     let certs = rows.map(|row| wire::cert_out(&shown(daemon, row))).collect();

@@ -31,13 +31,16 @@ mod running;
 mod schedule;
 mod snapshots;
 mod sync;
+mod web;
 
 pub(super) use freeze::{Lease, freeze};
 pub use grants::Rights;
 pub use look::{Looking, Tree};
 pub use running::{Heard, Talk};
 pub use snapshots::{Created, Restore, entry_in as snapshot_in, folder_of, restore_to_tenant};
+pub(super) use sync::push_volume;
 pub use sync::sync_between;
+pub(super) use web::web_dial;
 
 /// A request that is not a sync is answered by then.
 const ANSWER: Duration = Duration::from_secs(120);
@@ -90,6 +93,11 @@ impl Client {
         }
     }
 
+    /// How long so many bytes take to get there, as far as the round trips tell.
+    pub(super) fn ramp(&self, bytes: u64) -> Duration {
+        self.connection.ramp(bytes)
+    }
+
     /// Where it was reached.
     pub(super) fn reached(&self) -> std::net::SocketAddr {
         self.connection.remote_address()
@@ -135,7 +143,15 @@ impl Client {
         }
         let from = LiveDir { root: folder.to_owned(), index: None, label: folder.display().to_string() };
         let options = SyncOptions { force: true, ..SyncOptions::default() };
-        sync::push_to_neighbour(self, &from, to, &options, Arc::new(Yes), Cancel::default()).await
+        sync::push_to_neighbour(
+            self,
+            &from,
+            &crate::model::between::one_volume(to)?,
+            &options,
+            Arc::new(Yes),
+            Cancel::default(),
+        )
+        .await
     }
 
     /// Ends the connection so that the daemon knows at once.

@@ -6,16 +6,16 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::Daemon;
-use crate::model::TenantName;
+use crate::model::Seat;
 use crate::proxy::{Proxy, Reason};
 use crate::release::freeze::{Door, Held};
 
 struct Gate {
     proxy: Arc<Proxy>,
-    tenant: TenantName,
+    tenant: Seat,
 }
 
-pub fn of(daemon: &Arc<Daemon>, tenant: &TenantName) -> Box<dyn Door> {
+pub fn of(daemon: &Arc<Daemon>, tenant: &Seat) -> Box<dyn Door> {
     Box::new(Gate { proxy: daemon.proxy.clone(), tenant: tenant.clone() })
 }
 

@@ -19,7 +19,7 @@ use super::{Daemon, door, now_unix, tenants};
 use crate::model::host::VolumeRef;
 use crate::model::running::Wanted;
 use crate::model::sync::{Event, Plan, SyncOptions};
-use crate::model::{Error, Kind, Result, TenantName};
+use crate::model::{Error, Kind, Result, Seat, TenantName};
 use crate::release::clone::{self, Cloned, Snapshotted};
 use crate::release::crash_point;
 use crate::release::freeze::{Freezer, Held, Limits, thaw};
@@ -135,7 +135,7 @@ async fn take(
         joined(tokio::task::spawn_blocking(look).await)?
     };
     let site = crew.site(say);
-    let door = door::of(daemon, tenant);
+    let door = door::of(daemon, &Seat::here(tenant));
     let freezer = Freezer { site: &site, services: writers(&crew, &volumes), door: &*door, limits: limits(daemon) };
     let runs = match runs_any(daemon, tenant).await? {
         true => freezer.running().await?.into_iter().map(|container| container.id).collect(),
@@ -366,6 +366,20 @@ impl Observer for Quiet {
     fn confirm(&self, _plan: &Plan) -> Result<bool> {
         Ok(true)
     }
+}
+
+/// Files that are written through memory have no stamps that could be believed: of what stands still now they are read anew.
+pub async fn doubt_mapped(daemon: &Arc<Daemon>, volumes: Vec<VolumeRef>) -> Result<()> {
+    let home = daemon.home.clone();
+    let doubting = tokio::task::spawn_blocking(move || {
+        let mapped = mapped_for_writing();
+        for volume in &volumes {
+            doubt(&home.index(volume), &mapped)
+                .map_err(|error| Error::io(format!("the index of {volume} cannot be written"), error))?;
+        }
+        Ok(())
+    });
+    joined(doubting.await)
 }
 
 /// The lock by which nobody else starts or stops the tenant's services.

@@ -14,10 +14,11 @@ use super::mouth::{mouth, telling};
 use super::publishing;
 use super::requests;
 use super::state::TenantRow;
-use super::{Daemon, now_unix, tenants};
+use super::{Daemon, door, frozen, now_unix, tenants};
 use crate::model::host::Role;
 use crate::model::running::{Act, Verb, Wanted};
-use crate::model::{Error, Kind, Result, ServiceName, TenantName};
+use crate::model::{Error, Kind, Result, Seat, ServiceName, TenantName};
+use crate::release::freeze::{Door, Freezer};
 use crate::tenant::config::{self, Config, Service};
 use crate::tenant::lifecycle::{Fresh, Site};
 use crate::transport::Stream;
@@ -199,6 +200,7 @@ async fn perform(daemon: &Arc<Daemon>, who: &Principal, act: &Act, say: &Say) ->
     }
     let chosen = crew.chosen(act.service.as_ref())?;
     let site = crew.site(say);
+    let door = door::of(daemon, &Seat::here(&act.tenant));
     match act.verb {
         Verb::Create => {
             crew.want(&crew.that_are(&chosen, &[Wanted::None])?, Wanted::Created)?;
@@ -223,11 +225,22 @@ async fn perform(daemon: &Arc<Daemon>, who: &Principal, act: &Act, say: &Say) ->
             }
             crew.want(&running, Wanted::Paused)?;
             publishing::hold(daemon, &crew.row, say).await;
-            site.pause(&running).await
+            if act.hooks
+                && let Err(error) = freezer(daemon, &site, running.clone(), &*door).before().await
+            {
+                crew.want(&running, Wanted::Running)?;
+                return Err(error);
+            }
+            site.pause(&running).await?;
+            frozen::doubt_mapped(daemon, tenants::all_volumes(&crew.row.tenant)).await
         }
         Verb::Resume => {
             crew.want(&crew.that_are(&chosen, &[Wanted::Paused])?, Wanted::Running)?;
-            site.resume(&chosen).await
+            site.resume(&chosen).await?;
+            if act.hooks {
+                freezer(daemon, &site, chosen.clone(), &*door).after(chosen.len()).await;
+            }
+            Ok(())
         }
         Verb::Destroy => {
             crew.want(&chosen, Wanted::None)?;
@@ -250,6 +263,10 @@ async fn perform(daemon: &Arc<Daemon>, who: &Principal, act: &Act, say: &Say) ->
         }
         Verb::Update => Err(Error::failed("an update is done elsewhere")),
     }
+}
+
+fn freezer<'a>(daemon: &Daemon, site: &'a Site<'a>, services: Vec<&'a Service>, door: &'a dyn Door) -> Freezer<'a> {
+    Freezer { site, services, door, limits: frozen::limits(daemon) }
 }
 
 /// Takes a new mcloud.yml, recreates what it changes, starts what ran.

@@ -122,7 +122,7 @@ fn urls(daemon: &Daemon, tenant: &TenantName) -> Vec<String> {
             false => format!("{scheme}://{}:{port}/", route.domain),
         }
     };
-    routes.into_iter().filter(|route| route.tenant == *tenant).map(url).collect()
+    routes.into_iter().filter(|route| route.tenant.if_here() == Some(tenant)).map(url).collect()
 }
 
 fn seen(container: &Container, wanted: Wanted) -> Seen {

@@ -10,17 +10,17 @@ use std::time::Duration;
 
 use super::access::Principal;
 use super::state::TenantRow;
-use super::{Daemon, now_unix, requests, tenants};
+use super::{Daemon, far, now_unix, requests, tenants};
 use crate::model::host::Role;
 use crate::model::publish::{PublishedRoute, Route};
 use crate::model::running::Wanted;
-use crate::model::{Domain, Error, Kind, Result, ServiceName, TenantName};
+use crate::model::{Domain, Error, Kind, Result, Seat, ServiceName, TenantName};
 use crate::proxy::{self, Left, Reason, Serving, Tcp, Upstream, Way};
 use crate::tenant::config::{self, Service};
 use crate::tenant::runtime::{Container, State, label};
 use crate::transport::Stream;
 use crate::wire::proto::{self, response};
-use crate::wire::publish as wire;
+use crate::wire::{nonsense, publish as wire};
 
 /// How long requests under way are waited for before a tenant is frozen.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -48,11 +48,13 @@ fn service_of(row: &TenantRow) -> Result<Option<Service>> {
 }
 
 /// Makes the proxy's map of what the table says.
-pub fn load_routes(daemon: &Daemon) -> Result<()> {
+pub fn load_routes(daemon: &Arc<Daemon>) -> Result<()> {
     // One at a time, so that what was read last is what stays.
     let _one = daemon.routing.lock().unwrap_or_else(PoisonError::into_inner);
     let way = |ssl| if ssl { Way::Tls } else { Way::Http };
-    let routes = daemon.state.routes()?.into_iter().map(|route| proxy::Route {
+    let routes = daemon.state.routes()?;
+    far::watch_routes(daemon, routes.iter().map(|route| route.tenant.clone()));
+    let routes = routes.into_iter().map(|route| proxy::Route {
         domain: route.domain,
         way: way(route.ssl),
         tenant: route.tenant,
@@ -63,7 +65,7 @@ pub fn load_routes(daemon: &Daemon) -> Result<()> {
 }
 
 /// Makes routes lead elsewhere, all in one step, if they still lead where `from` says.
-pub fn move_routes(daemon: &Daemon, moves: &[(Route, Option<TenantName>)]) -> Result<()> {
+pub fn move_routes(daemon: &Arc<Daemon>, moves: &[(Route, Option<Seat>)]) -> Result<()> {
     if !daemon.state.move_routes(moves, now_unix())? {
         return Err(Error::new(Kind::Busy, "somebody else moved the domain just now")
             .hint("`mcloud routes` shows where it leads; the same command again starts from there"));
@@ -83,10 +85,13 @@ pub async fn begin(daemon: &Arc<Daemon>) -> Result<()> {
 }
 
 /// Looks every few seconds, and whenever the proxy suspects something.
-pub async fn keep(daemon: Arc<Daemon>, mut suspects: tokio::sync::mpsc::Receiver<TenantName>) {
+pub async fn keep(daemon: Arc<Daemon>, mut suspects: tokio::sync::mpsc::Receiver<Seat>) {
     loop {
         tokio::select! {
-            Some(tenant) = suspects.recv() => refresh(&daemon, Some(&tenant)).await,
+            // What serves a far one is told by its host.
+            Some(seat) = suspects.recv() => if let Some(tenant) = seat.if_here() {
+                refresh(&daemon, Some(tenant)).await;
+            },
             () = tokio::time::sleep(LOOK) => refresh(&daemon, None).await,
         }
     }
@@ -114,7 +119,7 @@ pub async fn refresh(daemon: &Arc<Daemon>, tenant: Option<&TenantName>) {
     let Ok(Ok(containers)) = looked else { return };
     for row in rows {
         let serving = serving(daemon, &row, &containers);
-        daemon.proxy.set_serving(&row.tenant.name, serving);
+        daemon.proxy.set_serving(&Seat::here(&row.tenant.name), serving);
     }
 }
 
@@ -123,7 +128,8 @@ fn rows(daemon: &Daemon, tenant: Option<&TenantName>) -> Result<Vec<TenantRow>> 
     if let Some(tenant) = tenant {
         return Ok(daemon.state.tenant(tenant)?.into_iter().collect());
     }
-    let mut names: Vec<TenantName> = daemon.state.routes()?.into_iter().map(|route| route.tenant).collect();
+    let routes = daemon.state.routes()?;
+    let mut names: Vec<&TenantName> = routes.iter().filter_map(|route| route.tenant.if_here()).collect();
     names.sort();
     names.dedup();
     let rows = names.iter().map(|name| daemon.state.tenant(name)).collect::<Result<Vec<_>>>()?;
@@ -164,7 +170,7 @@ fn serving(daemon: &Daemon, row: &TenantRow, containers: &[Container]) -> Servin
 /// What is to be stopped serves no more: whoever asks hears so from the proxy.
 pub fn down(daemon: &Daemon, tenant: &TenantName, services: &[&Service], all: &[Service], why: &str) {
     if serving_service(all).is_some_and(|serving| services.iter().any(|service| service.name == serving.name)) {
-        daemon.proxy.set_serving(tenant, Serving::Down(why.to_owned()));
+        daemon.proxy.set_serving(&Seat::here(tenant), Serving::Down(why.to_owned()));
     }
 }
 
@@ -177,7 +183,7 @@ fn is_paused(daemon: &Daemon, row: &TenantRow) -> bool {
 
 /// Holds the tenant if it is paused, lets go if it is not.
 fn set_pause(daemon: &Daemon, row: &TenantRow) -> Option<proxy::HoldReport> {
-    let tenant = &row.tenant.name;
+    let tenant = &Seat::here(&row.tenant.name);
     if is_paused(daemon, row) {
         daemon.proxy.hold(tenant, Reason::Pause, daemon.hold);
         return None;
@@ -218,7 +224,7 @@ pub async fn hold(daemon: &Arc<Daemon>, row: &TenantRow, say: &super::lives::Say
     if !is_paused(daemon, row) {
         return;
     }
-    let tenant = &row.tenant.name;
+    let tenant = &Seat::here(&row.tenant.name);
     daemon.proxy.hold(tenant, Reason::Pause, daemon.hold);
     let Left { requests, streams } = daemon.proxy.drained(tenant, PATIENCE).await;
     if requests > 0 {
@@ -242,11 +248,13 @@ pub async fn publish(daemon: Arc<Daemon>, who: Principal, stream: Stream, publis
     let answered = async {
         let route = wire::publish_in(publish)?;
         // Noted first, then looked at: what the new tenant is served by is known before requests come to it.
-        refresh(&daemon, Some(&route.tenant)).await;
+        refresh(&daemon, route.tenant.if_here()).await;
         let daemon = daemon.clone();
         let done = tokio::task::spawn_blocking(move || {
             let on = named(&route.domain, route.ssl);
-            requests::note(&daemon, &who, "publish", route.tenant.as_str(), &on, &mut || set(&daemon, &who, &route))
+            requests::note(&daemon, &who, "publish", route.tenant.tenant.as_str(), &on, &mut || {
+                set(&daemon, &who, &route)
+            })
         });
         done.await.unwrap_or_else(|error| Err(Error::failed("a request broke the daemon").because(error)))
     };
@@ -259,14 +267,15 @@ fn named(domain: &Domain, ssl: bool) -> String {
     if ssl { format!("{domain} --ssl") } else { domain.to_string() }
 }
 
-fn set(daemon: &Daemon, who: &Principal, route: &Route) -> Result<response::What> {
-    who.may(Role::Deployer, &route.tenant)?;
-    let row = tenants::find(&daemon.state, &route.tenant, |name| who.sees(name))?;
+fn set(daemon: &Arc<Daemon>, who: &Principal, route: &Route) -> Result<response::What> {
+    let Some(tenant) = route.tenant.if_here() else { return Err(nonsense("a tenant of another host")) };
+    who.may(Role::Deployer, tenant)?;
+    let row = tenants::find(&daemon.state, tenant, |name| who.sees(name))?;
     if route.ssl && route.domain.is_address() {
         return Err(Error::usage(format!("{} is an address: TLS asks for a name", route.domain))
             .hint("publish it without --ssl, or publish a domain"));
     }
-    check_port(&row, route)?;
+    check_port(&route.tenant, service_of(&row)?.as_ref(), route)?;
     let before = daemon.state.route(&route.domain, route.ssl)?;
     if let Some(before) = &before {
         may_move(who, before)?;
@@ -281,9 +290,8 @@ fn set(daemon: &Daemon, who: &Principal, route: &Route) -> Result<response::What
 }
 
 /// Whether the tenant has something to serve there.
-pub fn check_port(row: &TenantRow, route: &Route) -> Result<()> {
-    let tenant = &row.tenant.name;
-    let Some(service) = service_of(row)? else {
+pub fn check_port(tenant: &Seat, service: Option<&Service>, route: &Route) -> Result<()> {
+    let Some(service) = service else {
         return Err(Error::usage(format!("`{tenant}` has no service that could be published"))
             .hint("give one of its services `web: PORT` in its mcloud.yml, and `mcloud update` it"));
     };
@@ -298,7 +306,8 @@ pub fn check_port(row: &TenantRow, route: &Route) -> Result<()> {
 
 /// A domain is taken from a tenant only by who may act on that one, too.
 fn may_move(who: &Principal, route: &Route) -> Result<()> {
-    who.may(Role::Deployer, &route.tenant).map_err(|error| match who.sees(&route.tenant) {
+    let tenant = &route.tenant.tenant;
+    who.may(Role::Deployer, tenant).map_err(|error| match who.sees(tenant) {
         true => error,
         false => {
             Error::new(Kind::Refused, format!("{} is published for another tenant", named(&route.domain, route.ssl)))
@@ -307,18 +316,18 @@ fn may_move(who: &Principal, route: &Route) -> Result<()> {
     })
 }
 
-pub fn unpublish(daemon: &Daemon, who: &Principal, unpublish: &proto::Unpublish) -> Result<response::What> {
+pub fn unpublish(daemon: &Arc<Daemon>, who: &Principal, unpublish: &proto::Unpublish) -> Result<response::What> {
     who.is_enrolled()?;
     let domain = Domain::new(&unpublish.domain)?;
     let on = named(&domain, unpublish.ssl);
     let Some(route) = daemon.state.route(&domain, unpublish.ssl)? else {
-        let other = daemon.state.route(&domain, !unpublish.ssl)?.filter(|other| who.sees(&other.tenant));
+        let other = daemon.state.route(&domain, !unpublish.ssl)?.filter(|other| who.sees(&other.tenant.tenant));
         return Err(Error::new(Kind::NotFound, format!("{on} is not published")).hint(match other {
             Some(other) => format!("{} is", named(&domain, other.ssl)),
             None => "`mcloud routes` lists the domains that are".to_owned(),
         }));
     };
-    requests::note(daemon, who, "unpublish", route.tenant.as_str(), &on, &mut || {
+    requests::note(daemon, who, "unpublish", route.tenant.tenant.as_str(), &on, &mut || {
         may_move(who, &route)?;
         let was = wire::published_out(&shown(daemon, route.clone()));
         daemon.state.remove_route(&route)?;
@@ -329,7 +338,7 @@ pub fn unpublish(daemon: &Daemon, who: &Principal, unpublish: &proto::Unpublish)
 
 pub fn list(daemon: &Daemon, who: &Principal) -> Result<response::What> {
     who.is_enrolled()?;
-    let routes = daemon.state.routes()?.into_iter().filter(|route| who.sees(&route.tenant));
+    let routes = daemon.state.routes()?.into_iter().filter(|route| who.sees(&route.tenant.tenant));
     let routes = routes.map(|route| wire::published_out(&shown(daemon, route))).collect();
     Ok(response::What::Routes(proto::PublishedRoutes { routes, moved_from: String::new() }))
 }

@@ -4,31 +4,36 @@
 //! back: the source is thawed and serves on. From then on it goes on, whatever happens. A request waits meanwhile, and is
 //! answered by one tenant or by the other.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use tokio::sync::OwnedMutexGuard;
 
 use super::access::Principal;
 use super::frozen::{self, life_of};
 use super::lives::{self, Crew, Say};
 use super::state::ReleaseRow;
-use super::{Daemon, copies, door, keep, now_unix, publishing};
+use super::{Daemon, copies, door, far, keep, now_unix, publishing};
 use crate::model::host::{Role, VolumeRef};
 use crate::model::publish::Route;
 use crate::model::release::{Receipt, ReleaseWanted, Since};
-use crate::model::running::Wanted;
+use crate::model::running::{Verb, Wanted};
 use crate::model::sync::{Event, Plan, Report, SyncOptions};
-use crate::model::{Error, Kind, Name, Result, TenantName};
+use crate::model::{Error, Kind, Name, Result, Seat, ServiceName, TenantName};
 use crate::release::crash_point;
 use crate::release::freeze::{Freezer, Held, Limits, thaw};
 use crate::release::steps::{Mend, Step, Way};
 use crate::sync::{Cancel, Observer};
-use crate::sys::process::mapped_for_writing;
 use crate::tenant::config::Service;
-use crate::tree::index::doubt;
 
 mod copying;
+pub mod errands;
 mod rollback;
 pub mod serve;
+mod side;
+
+use side::Side;
 
 /// What is left of a hold when a release gives up, so that the source is thawed before anybody waited too long.
 const MARGIN: Duration = Duration::from_secs(2);
@@ -39,8 +44,8 @@ struct Release<'a> {
     who: &'a Principal,
     say: &'a Say,
     cancel: Cancel,
-    from: &'a Crew,
-    to: &'a Crew,
+    from: &'a Side,
+    to: &'a Side,
     /// Each data volume of the source, and the target's of the same service and path.
     volumes: Vec<(VolumeRef, VolumeRef)>,
     /// The routes that move, as they are now.
@@ -82,18 +87,30 @@ pub async fn release(
 }
 
 /// A bug in the middle of a release leaves no tenant frozen: it is put right as after a crash.
-async fn mend_broken(daemon: &Arc<Daemon>, (from, to): &(TenantName, TenantName), say: &Say) {
+async fn mend_broken(daemon: &Arc<Daemon>, (from, to): &(Seat, Seat), say: &Say) {
     let mended = recover(daemon, |row| row.from == *from && row.to == *to);
     door::of(daemon, from).let_go();
-    for result in [mended, frozen::recover(daemon, |tenant| tenant == from).await] {
+    for result in [mended, frozen::recover(daemon, |tenant| from.if_here() == Some(tenant)).await] {
         if let Err(error) = result {
             tracing::error!("{}", error.chain());
         }
     }
-    for tenant in [from, to] {
+    for tenant in [from, to].into_iter().filter_map(Seat::if_here) {
         keep::bring_back(daemon, tenant).await;
     }
     say(None, "the release broke; both tenants are what they were asked to be".to_owned());
+}
+
+/// The locks by which nobody else starts or stops those of the two that live here. Two releases the other way round do not
+/// wait for each other.
+async fn lives_of(daemon: &Arc<Daemon>, seats: [&Seat; 2], say: &Say) -> Vec<OwnedMutexGuard<()>> {
+    let mut names: Vec<&TenantName> = seats.into_iter().filter_map(Seat::if_here).collect();
+    names.sort();
+    let mut locks = Vec::new();
+    for name in names {
+        locks.push(life_of(daemon, name, say).await);
+    }
+    locks
 }
 
 async fn whole(
@@ -104,33 +121,42 @@ async fn whole(
     say: &Say,
     cancel: Cancel,
 ) -> Result<Receipt> {
-    for tenant in [&wanted.from, &wanted.to] {
-        who.may(Role::Deployer, tenant)?;
-    }
     if wanted.from == wanted.to {
         return Err(Error::usage(format!("`{}` cannot be released in its own place", wanted.from)));
     }
-    // Two releases the other way round do not wait for each other.
-    let mut names = [&wanted.from, &wanted.to];
-    names.sort();
-    let _first = life_of(daemon, names[0], say).await;
-    let _second = life_of(daemon, names[1], say).await;
-    let from = lives::crew(daemon, Some(who), &wanted.from).await?;
-    let to = lives::crew(daemon, Some(who), &wanted.to).await?;
+    let mut is_kept = false;
+    let done = begin(daemon, who, &wanted, (is_rollback, &mut is_kept), say, cancel).await;
+    if let Some(far) = wanted.far.as_ref().filter(|_| !is_kept) {
+        far::give_back(daemon, wanted.far_seat(), far).await;
+    }
+    done
+}
+
+/// `is_kept`: what another host granted for it is kept.
+async fn begin(
+    daemon: &Arc<Daemon>,
+    who: &Principal,
+    wanted: &ReleaseWanted,
+    (is_rollback, is_kept): (bool, &mut bool),
+    say: &Say,
+    cancel: Cancel,
+) -> Result<Receipt> {
+    let _lives = lives_of(daemon, [&wanted.from, &wanted.to], say).await;
+    let from = Side::of(daemon, who, &wanted.from, wanted.far.as_ref()).await?;
+    let to = Side::of(daemon, who, &wanted.to, wanted.far.as_ref()).await?;
     let volumes = pairs(&from, &to)?;
-    let routes = routes(daemon, &wanted, &to)?;
+    let routes = routes(daemon, wanted, &to)?;
     let hold = wanted.hold_seconds.map_or(daemon.hold, Duration::from_secs);
     if hold <= MARGIN {
         return Err(Error::usage(format!("--hold has to be more than {} s", MARGIN.as_secs())));
     }
-    let limits = Limits { hold, patience: hold / 3, freeze: hold };
     let row = ReleaseRow {
         number: 0,
         from: wanted.from.clone(),
         to: wanted.to.clone(),
         domains: wanted.domains.clone(),
         step: Step::Copying,
-        to_was: daemon.state.wanted(&wanted.to)?,
+        to_was: to.wanted(daemon).await?,
     };
     let release = Release {
         daemon,
@@ -141,7 +167,7 @@ async fn whole(
         to: &to,
         volumes,
         routes,
-        limits,
+        limits: Limits { hold, patience: hold / 3, freeze: hold },
         row,
         frozen: None,
         froze_at: None,
@@ -150,22 +176,41 @@ async fn whole(
         report: Report::default(),
         held: Held::default(),
     };
-    if !wanted.dry_run {
-        release.check_source().await?;
-        return release.go(is_rollback).await;
+    if wanted.dry_run {
+        return release.estimate().await;
     }
-    release.estimate().await
+    check_source(daemon, &from).await?;
+    if let (Some(there), Some(far)) = (from.there().or(to.there()), &wanted.far) {
+        there.keep(daemon, far).await?;
+        *is_kept = true;
+    }
+    release.go(is_rollback).await
+}
+
+/// The source has to run: else there is nothing to keep running.
+async fn check_source(daemon: &Daemon, side: &Side) -> Result<()> {
+    let (wanted, from) = (side.wanted(daemon).await?, side.seat());
+    if wanted.values().any(|wanted| *wanted == Wanted::Paused) {
+        return Err(Error::new(Kind::Refused, format!("`{from}` is paused"))
+            .hint(format!("`mcloud resume {from}` first; or `mcloud sync --force` and `mcloud publish` by hand")));
+    }
+    if !wanted.values().any(|wanted| *wanted == Wanted::Running) {
+        return Err(Error::new(Kind::Refused, format!("`{from}` does not run"))
+            .hint(format!("`mcloud start {from}` first; or `mcloud sync` and `mcloud publish` by hand")));
+    }
+    Ok(())
 }
 
 /// Which volume goes to which: every data volume of the source has to have its like.
-fn pairs(from: &Crew, to: &Crew) -> Result<Vec<(VolumeRef, VolumeRef)>> {
-    let (source, target) = (&from.row.tenant, &to.row.tenant);
+fn pairs(from: &Side, to: &Side) -> Result<Vec<(VolumeRef, VolumeRef)>> {
+    let (source, target) = (from.tenant(), to.tenant());
     let missing: Vec<String> =
         source.volumes.iter().filter(|data| !target.volumes.contains(data)).map(ToString::to_string).collect();
     if !missing.is_empty() {
-        let message = format!("`{}` lacks volumes that `{}` has: {}", target.name, source.name, missing.join(", "));
+        let (source, target) = (from.seat(), to.seat());
+        let message = format!("`{target}` lacks volumes that `{source}` has: {}", missing.join(", "));
         return Err(Error::new(Kind::NotFound, message)
-            .hint(format!("give it an mcloud.yml with them (`mcloud update {}`)", target.name)));
+            .hint(format!("give it an mcloud.yml with them (`mcloud update {target}`)")));
     }
     let of = |tenant: &TenantName, data: &crate::model::host::DataVolume| VolumeRef {
         tenant: tenant.clone(),
@@ -175,7 +220,7 @@ fn pairs(from: &Crew, to: &Crew) -> Result<Vec<(VolumeRef, VolumeRef)>> {
 }
 
 /// The routes of the domains, all of which have to lead to the source; the target has to be able to serve them.
-fn routes(daemon: &Daemon, wanted: &ReleaseWanted, to: &Crew) -> Result<Vec<Route>> {
+fn routes(daemon: &Daemon, wanted: &ReleaseWanted, to: &Side) -> Result<Vec<Route>> {
     let mut routes = Vec::new();
     for domain in &wanted.domains {
         let both = [false, true].map(|ssl| daemon.state.route(domain, ssl));
@@ -189,28 +234,14 @@ fn routes(daemon: &Daemon, wanted: &ReleaseWanted, to: &Crew) -> Result<Vec<Rout
         }
         routes.append(&mut found);
     }
+    let service = publishing::serving_service(to.services());
     for route in &routes {
-        publishing::check_port(&to.row, &Route { tenant: wanted.to.clone(), ..route.clone() })?;
+        publishing::check_port(&wanted.to, service, &Route { tenant: wanted.to.clone(), ..route.clone() })?;
     }
     Ok(routes)
 }
 
 impl Release<'_> {
-    /// The source has to run: else there is nothing to keep running.
-    async fn check_source(&self) -> Result<()> {
-        let wanted = self.daemon.state.wanted(&self.row.from)?;
-        let from = &self.row.from;
-        if wanted.values().any(|wanted| *wanted == Wanted::Paused) {
-            return Err(Error::new(Kind::Refused, format!("`{from}` is paused"))
-                .hint(format!("`mcloud resume {from}` first; or `mcloud sync --force` and `mcloud publish` by hand")));
-        }
-        if !wanted.values().any(|wanted| *wanted == Wanted::Running) {
-            return Err(Error::new(Kind::Refused, format!("`{from}` does not run"))
-                .hint(format!("`mcloud start {from}` first; or `mcloud sync` and `mcloud publish` by hand")));
-        }
-        Ok(())
-    }
-
     async fn go(mut self, is_rollback: bool) -> Result<Receipt> {
         self.row.number = self.daemon.state.release_begin(&self.row, is_rollback, now_unix())?;
         let walked = self.walk().await;
@@ -251,77 +282,58 @@ impl Release<'_> {
         stop.is_asked()
     }
 
-    fn all(crew: &Crew) -> Vec<&Service> {
-        crew.config.services.iter().collect()
-    }
-
     async fn walk(&mut self) -> Result<()> {
-        let (daemon, from, to) = (self.daemon, self.from, self.to);
-        let (source, target) = (from.site(self.say), to.site(self.say));
-        let (theirs, ours) = (Self::all(from), Self::all(to));
+        let (daemon, from, to, say) = (self.daemon, self.from, self.to, self.say);
         let mut at = Instant::now();
 
         self.at(Step::Copying, &mut at)?;
         crash_point!("release.copying");
-        to.down(&ours, "is about to be released");
-        target.stop(&ours).await?;
+        to.stop(say).await?;
         self.copy("live", self.cancel.clone()).await?;
 
         self.at(Step::Checking, &mut at)?;
         crash_point!("release.checking");
-        to.start(&target, &ours).await.map_err(|error| {
+        to.start(say).await.map_err(|error| {
             let message = format!("`{}` does not come up with the data of `{}`", self.row.to, self.row.from);
-            Error::failed(message)
+            // A host that went away is not a tenant that fails.
+            let kind = if error.kind == Kind::Unreachable { error.kind } else { Kind::Failed };
+            Error::new(kind, message)
                 .hint(error.hint.clone().unwrap_or_else(|| format!("`mcloud logs {}` tells more", self.row.to)))
                 .because(error)
         })?;
 
         self.at(Step::CopyingAgain, &mut at)?;
         crash_point!("release.copying_again");
-        target.stop(&ours).await?;
+        to.stop(say).await?;
         self.copy("live, again", self.cancel.clone()).await?;
 
         self.at(Step::Holding, &mut at)?;
-        let door = door::of(daemon, &self.row.from);
-        let freezer = Freezer { site: &source, services: theirs, door: &*door, limits: self.limits };
-        let containers: Vec<String> = freezer.running().await?.into_iter().map(|container| container.id).collect();
-        let number = daemon.state.freeze_begin(&self.row.from, &containers, now_unix())?;
-        self.frozen = Some((number, containers.clone()));
         let held_at = Instant::now();
-        let left = freezer.hold().await;
-        crash_point!("release.held");
-        if left > 0 {
-            let seconds = self.limits.patience.as_secs();
-            return Err(Error::new(Kind::Busy, format!("{left} requests had not ended after {seconds} s"))
-                .hint("a longer --hold waits longer for them"));
-        }
+        self.hold().await?;
 
         self.at(Step::Freezing, &mut at)?;
-        freezer.before().await?;
-        crash_point!("release.hooked");
-        self.froze_at = Some(Instant::now());
-        freezer.pause(&containers).await?;
+        self.freeze(from).await?;
         crash_point!("release.frozen");
 
         self.at(Step::CopyingRest, &mut at)?;
         let late = self.limits.hold.saturating_sub(MARGIN).saturating_sub(held_at.elapsed());
-        self.doubt_mapped().await?;
         let cancel = Cancel::default();
         let watch = tokio::spawn(copying::stop_after(late, cancel.clone(), self.cancel.clone()));
         let copied = self.copy("frozen", cancel).await;
         watch.abort();
         copied?;
+        from.stood_still().await?;
         crash_point!("release.copied");
 
         self.at(Step::Starting, &mut at)?;
         let late = self.limits.hold.saturating_sub(MARGIN).saturating_sub(held_at.elapsed());
-        let started = tokio::time::timeout(late, to.start(&target, &ours)).await;
+        let started = tokio::time::timeout(late, to.start(say)).await;
         started.unwrap_or_else(|_| {
             Err(Error::failed(format!("`{}` was not up before the held requests had waited too long", self.row.to))
                 .hint("a longer --hold gives it more time"))
         })?;
         // It may have been paused until now: nobody waits before it any more.
-        publishing::after(daemon, &self.row.to, self.say).await;
+        to.after(daemon, say).await?;
         crash_point!("release.started");
 
         self.at(Step::Moving, &mut at)?;
@@ -343,6 +355,52 @@ impl Release<'_> {
         Ok(())
     }
 
+    /// From now on requests wait here, and those under way end.
+    async fn hold(&mut self) -> Result<()> {
+        let daemon = self.daemon;
+        let door = door::of(daemon, &self.row.from);
+        if let Side::Here(crew) = self.from {
+            let site = crew.site(self.say);
+            let services = crew.config.services.iter().collect();
+            let freezer = Freezer { site: &site, services, door: &*door, limits: self.limits };
+            let containers: Vec<String> = freezer.running().await?.into_iter().map(|container| container.id).collect();
+            let number = daemon.state.freeze_begin(&crew.row.tenant.name, &containers, now_unix())?;
+            self.frozen = Some((number, containers));
+        }
+        door.hold(self.limits.hold);
+        let left = door.drained(self.limits.patience).await;
+        crash_point!("release.held");
+        if left > 0 {
+            let seconds = self.limits.patience.as_secs();
+            return Err(Error::new(Kind::Busy, format!("{left} requests had not ended after {seconds} s"))
+                .hint("a longer --hold waits longer for them"));
+        }
+        Ok(())
+    }
+
+    /// From now on the source stands still.
+    async fn freeze(&mut self, from: &Side) -> Result<()> {
+        match from {
+            Side::Here(crew) => {
+                let (site, door) = (crew.site(self.say), door::of(self.daemon, &self.row.from));
+                let services = crew.config.services.iter().collect();
+                let freezer = Freezer { site: &site, services, door: &*door, limits: self.limits };
+                freezer.before().await?;
+                crash_point!("release.hooked");
+                self.froze_at = Some(Instant::now());
+                let containers = self.frozen.as_ref().map(|(_, containers)| &containers[..]).unwrap_or_default();
+                freezer.pause(containers).await?;
+                let volumes = self.volumes.iter().map(|(from, _)| from.clone()).collect();
+                frozen::doubt_mapped(self.daemon, volumes).await
+            }
+            Side::There(there) => {
+                crash_point!("release.hooked");
+                self.froze_at = Some(Instant::now());
+                there.act(Verb::Pause, true, self.say).await
+            }
+        }
+    }
+
     /// The source stays frozen, now because it is asked to be paused; those who were held have gone to the target.
     async fn after_the_move(&mut self) -> Result<()> {
         let daemon = self.daemon;
@@ -350,8 +408,10 @@ impl Release<'_> {
         // They would hang on what is frozen.
         daemon.proxy.end_streams(&self.row.from);
         daemon.state.release_at(self.row.number, Step::Moved)?;
-        keep_paused(daemon, &self.row.from, self.from)?;
-        publishing::after(daemon, &self.row.from, self.say).await;
+        if let Some(tenant) = self.row.from.if_here() {
+            keep_paused(daemon, tenant)?;
+            publishing::after(daemon, tenant, self.say).await;
+        }
         crash_point!("release.let_go");
         if let Some((number, _)) = self.frozen.take() {
             daemon.state.freeze_end(number)?;
@@ -361,34 +421,13 @@ impl Release<'_> {
 
     /// Puts right what the steps so far have left. Each in turn, whatever became of the one before.
     async fn mend(&mut self, mends: &[Mend]) {
-        let (daemon, source) = (self.daemon, self.from.site(self.say));
-        let services = Self::all(self.from);
-        let count = services.len();
-        let door = door::of(daemon, &self.row.from);
-        let freezer = Freezer { site: &source, services, door: &*door, limits: self.limits };
         for mend in mends {
             match mend {
-                Mend::Thaw => {
-                    if let Some((number, containers)) = &self.frozen {
-                        match thaw(&*daemon.runtime, containers).await {
-                            Ok(()) => drop(daemon.state.freeze_end(*number)),
-                            Err(error) => tracing::error!("{}", error.chain()),
-                        }
-                    }
-                }
+                Mend::Thaw => self.thaw().await,
                 // Those who were held need not wait for it.
-                Mend::AfterHooks => self.held = door.let_go(),
-                Mend::LetGo => {
-                    let held = door.let_go();
-                    self.held = if held == Held::default() { self.held } else { held };
-                    if mends.contains(&Mend::AfterHooks) {
-                        freezer.after(count).await;
-                    } else if let Some((number, _)) = self.frozen.take() {
-                        let _ = daemon.state.freeze_end(number);
-                    }
-                }
+                Mend::AfterHooks | Mend::LetGo => self.let_go(*mend, mends.contains(&Mend::AfterHooks)).await,
                 Mend::PutBack => {
-                    if let Err(error) = self.put_back().await {
+                    if let Err(error) = self.to.put_back(self.daemon, &self.row.to_was, self.say).await {
                         tracing::error!("{}: {}", self.row.to, error.chain());
                         (self.say)(None, format!("`{}` is not what it was: {}", self.row.to, error.chain()));
                     }
@@ -397,12 +436,43 @@ impl Release<'_> {
         }
     }
 
-    async fn put_back(&self) -> Result<()> {
-        want(self.daemon, &self.row)?;
-        let to = lives::crew(self.daemon, None, &self.row.to).await?;
-        to.settle(&to.site(self.say)).await?;
-        publishing::after(self.daemon, &self.row.to, self.say).await;
-        Ok(())
+    async fn thaw(&mut self) {
+        let daemon = self.daemon;
+        let failed = match self.from {
+            Side::Here(_) => {
+                let Some((number, containers)) = &self.frozen else { return };
+                match thaw(&*daemon.runtime, containers).await {
+                    Ok(()) => daemon.state.freeze_end(*number).err(),
+                    failed => failed.err(),
+                }
+            }
+            Side::There(there) => match there.act(Verb::Resume, true, self.say).await {
+                Ok(()) => far::is_served(daemon, &self.row.from).await.err(),
+                Err(error) => {
+                    (self.say)(None, format!("{} is thawed as soon as that can be: {}", self.row.from, error.chain()));
+                    errands::leave_thawing(daemon, &self.row.from).err()
+                }
+            },
+        };
+        if let Some(error) = failed {
+            tracing::error!("{}", error.chain());
+        }
+    }
+
+    async fn let_go(&mut self, mend: Mend, hooked: bool) {
+        let (daemon, from) = (self.daemon, self.from);
+        let door = door::of(daemon, &self.row.from);
+        let held = door.let_go();
+        self.held = if held == Held::default() { self.held } else { held };
+        let (Side::Here(crew), Mend::LetGo) = (from, mend) else { return };
+        if hooked {
+            let site = crew.site(self.say);
+            let services: Vec<&Service> = crew.config.services.iter().collect();
+            let freezer = Freezer { site: &site, services, door: &*door, limits: self.limits };
+            freezer.after(freezer.services.len()).await;
+        } else if let Some((number, _)) = self.frozen.take() {
+            let _ = daemon.state.freeze_end(number);
+        }
     }
 
     fn receipt(&self, is_rollback: bool, error: Option<&Error>) -> Receipt {
@@ -428,26 +498,28 @@ impl Release<'_> {
     }
 }
 
-/// What the target's services had been asked to be before.
-fn want(daemon: &Daemon, row: &ReleaseRow) -> Result<()> {
-    let tenant = daemon.state.wanted(&row.to)?;
-    for service in tenant.keys() {
+/// What a tenant's services had been asked to be before.
+fn want(daemon: &Daemon, tenant: &TenantName, was: &BTreeMap<String, Wanted>) -> Result<()> {
+    for service in daemon.state.wanted(tenant)?.keys() {
         // One that had no container has one now; it does not run.
-        let was = row.to_was.get(service).copied().unwrap_or(Wanted::Created);
-        daemon.state.want(&row.to, [&crate::model::ServiceName::new(service)?], was)?;
+        let was = was.get(service).copied().unwrap_or(Wanted::Created);
+        daemon.state.want(tenant, [&ServiceName::new(service)?], was)?;
     }
     Ok(())
 }
 
-fn keep_paused(daemon: &Daemon, tenant: &TenantName, crew: &Crew) -> Result<()> {
-    let wanted = daemon.state.wanted(tenant)?;
-    let ran = |service: &&Service| wanted.get(service.name.as_str()) == Some(&Wanted::Running);
-    let ran = crew.config.services.iter().filter(ran).map(|service| &service.name);
-    daemon.state.want(tenant, ran, Wanted::Paused)
+fn keep_paused(daemon: &Daemon, tenant: &TenantName) -> Result<()> {
+    for (service, wanted) in daemon.state.wanted(tenant)? {
+        if wanted == Wanted::Running {
+            daemon.state.want(tenant, [&ServiceName::new(&service)?], Wanted::Paused)?;
+        }
+    }
+    Ok(())
 }
 
 /// Decides what becomes of releases that a daemon was in the middle of when it was killed; before anybody is served, and
-/// without Docker: what containers have to become is what their tenants are asked to be.
+/// without Docker: what containers have to become is what their tenants are asked to be. What is to be done at another host
+/// is written down, and done as soon as that can be.
 pub fn recover(daemon: &Daemon, is_meant: impl Fn(&ReleaseRow) -> bool) -> Result<()> {
     for row in daemon.state.releases_open()?.into_iter().filter(is_meant) {
         let leads = |domain| -> Result<bool> {
@@ -457,19 +529,19 @@ pub fn recover(daemon: &Daemon, is_meant: impl Fn(&ReleaseRow) -> bool) -> Resul
         let moved = row.domains.iter().map(leads).collect::<Result<Vec<_>>>()?.into_iter().all(|leads| leads);
         let is_on = row.step.way(moved) == Way::On;
         if is_on {
-            if let Some(from) = daemon.state.tenant(&row.from)? {
-                let wanted = daemon.state.wanted(&row.from)?;
-                for (service, _) in wanted.iter().filter(|(_, wanted)| **wanted == Wanted::Running) {
-                    daemon.state.want(
-                        &from.tenant.name,
-                        [&crate::model::ServiceName::new(service)?],
-                        Wanted::Paused,
-                    )?;
-                }
+            // One of another host is paused there already.
+            if let Some(from) = row.from.if_here() {
+                keep_paused(daemon, from)?;
             }
             tracing::info!("the release of {} in the place of {} is finished", row.to, row.from);
         } else {
-            want(daemon, &row)?;
+            match row.to.if_here() {
+                Some(to) => want(daemon, to, &row.to_was)?,
+                None => errands::leave_settling(daemon, &row.to, &row.to_was)?,
+            }
+            if row.from.host.is_some() && row.step.mends().contains(&Mend::Thaw) {
+                errands::leave_thawing(daemon, &row.from)?;
+            }
             tracing::info!("the release of {} in the place of {} is undone", row.to, row.from);
         }
         let receipt = Receipt {

@@ -12,8 +12,8 @@ use tokio::sync::oneshot;
 use super::access::Principal;
 use super::state::{Standing, TenantRow};
 use super::{
-    Daemon, certs, commands, grants, jobs, leases, lives, looking, looks, now_unix, publishing, releases, snapshots,
-    syncs, tenants, upkeep,
+    Daemon, certs, commands, grants, guests, jobs, leases, lives, looking, looks, now_unix, publishing, releases,
+    snapshots, syncs, tenants, upkeep,
 };
 use crate::model::host::{InviteTerms, Role, TenantGlob};
 use crate::model::{Error, Kind, Result, TenantName};
@@ -149,6 +149,8 @@ async fn request(daemon: Arc<Daemon>, session: Arc<Session>, mut stream: Stream)
         request::What::Inspect(wanted) => looks::inspect(daemon, principal, stream, wanted).await,
         request::What::Command(command) => commands::command(daemon, principal, stream, command).await,
         request::What::Publish(publish) => publishing::publish(daemon, principal, stream, publish).await,
+        request::What::WebWatch(watch) => guests::watch(daemon, principal, stream, watch).await,
+        request::What::WebDial(dial) => guests::dial(daemon, principal, stream, dial).await,
         request::What::LookOpen(open) => looking::serve(daemon, principal, stream, open).await,
         request::What::SnapshotCreate(create) => snapshots::create(daemon, principal, stream, create).await,
         request::What::ScheduleRun(wanted) => jobs::requests::run(daemon, principal, stream, wanted).await,
@@ -197,7 +199,7 @@ struct Asked {
 }
 
 /// Does what is short enough to be done in one go, and notes whatever changes something.
-fn answer(daemon: &Daemon, asked: &Asked, what: request::What) -> Result<response::What> {
+fn answer(daemon: &Arc<Daemon>, asked: &Asked, what: request::What) -> Result<response::What> {
     let who = &asked.principal;
     let noted = |what: &str, tenant: &str, on: &str, work: &mut dyn FnMut() -> Result<response::What>| {
         note(daemon, who, what, tenant, on, work)
@@ -349,6 +351,8 @@ fn answer(daemon: &Daemon, asked: &Asked, what: request::What) -> Result<respons
         | request::What::Inspect(_)
         | request::What::Command(_)
         | request::What::Publish(_)
+        | request::What::WebWatch(_)
+        | request::What::WebDial(_)
         | request::What::SnapshotCreate(_)
         | request::What::SnapshotPrune(_)
         | request::What::SnapshotVerify(_)
@@ -480,7 +484,7 @@ fn enrol_key(daemon: &Daemon, who: &Principal, enrol: &proto::Enrol) -> Result<r
     me(daemon, &daemon.principal(key)?)
 }
 
-fn remove_tenant(daemon: &Daemon, who: &Principal, name: &TenantName, scrub_data: bool) -> Result<response::What> {
+fn remove_tenant(daemon: &Arc<Daemon>, who: &Principal, name: &TenantName, scrub_data: bool) -> Result<response::What> {
     let row: TenantRow = tenants::find(&daemon.state, name, |name| who.sees(name))?;
     let mut held = Vec::new();
     for volume in tenants::all_volumes(&row.tenant) {

@@ -14,6 +14,7 @@ use crate::model::{Error, Kind, Result, ServiceName, TenantName, VolumePath};
 use crate::transport::PublicKey;
 
 mod certs;
+mod far;
 mod freezes;
 mod grants;
 mod jobs;
@@ -23,6 +24,7 @@ mod routes;
 mod schema;
 
 pub use certs::CertRow;
+pub use far::Errand;
 pub use jobs::{Ended, JobRow};
 pub use releases::ReleaseRow;
 

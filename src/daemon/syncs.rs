@@ -10,9 +10,11 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, mpsc as blocking};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::access::Principal;
+use super::client::Client;
 use super::copies::{Copy, From, Linked, Services, Stop, joined, until};
 use super::requests::{self, Session};
 use super::{Daemon, now_unix, tenants};
@@ -229,6 +231,19 @@ fn of_owner(daemon: &Daemon, who: &Principal, folder: proto::FolderSource) -> Re
         return Err(nonsense("a folder without its whole path"));
     }
     Ok(from)
+}
+
+/// A volume of a host that knows us by a grant.
+pub fn granted(client: &Client, volume: &VolumeRef, frozen: Bytes) -> Result<proto::RemoteSource> {
+    let host_key: PublicKey = client.whoami().host_key.parse()?;
+    Ok(proto::RemoteSource {
+        volume: Some(wire::volume_out(volume)),
+        addresses: vec![client.reached().to_string()],
+        host_key: Bytes::copy_from_slice(&host_key.0),
+        ticket: Bytes::new(),
+        frozen,
+        snapshot: Bytes::new(),
+    })
 }
 
 /// A source at another host, which lets us in because of a ticket or a grant.

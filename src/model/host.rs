@@ -179,6 +179,17 @@ pub struct Granted {
     pub addresses: Vec<String>,
 }
 
+/// Another host that somebody here has to do with, and the right that it granted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FarHost {
+    /// Public key, hexadecimal.
+    pub host_key: String,
+    /// `ADDR:PORT`, best first.
+    pub addresses: Vec<String>,
+    /// The number of the grant there.
+    pub grant: u64,
+}
+
 /// Something somebody did at a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditEntry {

@@ -1,6 +1,6 @@
 //! Which domains lead to which tenants.
 
-use super::{Domain, TenantName};
+use super::{Domain, Seat};
 
 /// A domain of one way in, and the tenant it leads to. A domain may have a route for HTTP and one for TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -8,7 +8,7 @@ pub struct Route {
     pub domain: Domain,
     /// The route for TLS.
     pub ssl: bool,
-    pub tenant: TenantName,
+    pub tenant: Seat,
     /// Another port than the one that the service names with `web:` or `ssl:`.
     pub port: Option<u16>,
 }

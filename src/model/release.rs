@@ -1,17 +1,27 @@
 //! A tenant released in the place of another: what is asked for, and the receipt.
 
+use super::host::FarHost;
 use super::sync::{Class, Report};
-use super::{Domain, TenantName};
+use super::{Domain, Seat};
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReleaseWanted {
-    pub from: TenantName,
-    pub to: TenantName,
+    pub from: Seat,
+    pub to: Seat,
+    /// How the host of the one of them that is not here is reached.
+    pub far: Option<FarHost>,
     pub domains: Vec<Domain>,
     /// The longest that a request may wait; the host's own limit without.
     pub hold_seconds: Option<u64>,
     pub dry_run: bool,
+}
+
+impl ReleaseWanted {
+    /// The one that lives at another host; where neither does, the target.
+    pub fn far_seat(&self) -> &Seat {
+        if self.from.host.is_some() { &self.from } else { &self.to }
+    }
 }
 
 /// What came of a release, or of a rollback.

@@ -126,6 +126,9 @@ pub struct Act {
     pub scrub_data: bool,
     /// With [`Verb::Update`]: the new mcloud.yml.
     pub config: Option<String>,
+    /// With [`Verb::Pause`]: the services' `snapshot.before` runs first, since they are to be copied as they stand still; with
+    /// [`Verb::Resume`]: their `snapshot.after` runs then.
+    pub hooks: bool,
     /// With [`Verb::Update`]: the new env, or none.
     pub env: Option<Option<String>>,
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::host::FarHost;
 use super::keep::Keep;
 use super::reference::Address;
 use super::sync::Report;
@@ -62,7 +63,7 @@ pub struct JobCopy {
     pub code: bool,
     /// The source is frozen for a moment, and copied as of then.
     pub force: bool,
-    pub far: Option<FarSource>,
+    pub far: Option<FarHost>,
 }
 
 /// A snapshot of a tenant, a service or a volume of the daemon's own.
@@ -74,17 +75,6 @@ pub struct JobSnapshot {
     pub keep: Keep,
     /// While everything stands still.
     pub force: bool,
-}
-
-/// Another host that the source is at, and the right that it granted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FarSource {
-    /// Public key, hexadecimal.
-    pub host_key: String,
-    /// `ADDR:PORT`, best first.
-    pub addresses: Vec<String>,
-    /// The number of the grant there.
-    pub grant: u64,
 }
 
 impl JobCopy {

@@ -238,7 +238,7 @@ async fn forward(
         let text = "this name's TLS is ended elsewhere: connect again";
         return Err(Page::new(StatusCode::MISDIRECTED_REQUEST, text).close());
     }
-    let name = target.tenant.name.as_str().to_owned();
+    let name = target.tenant.name.to_string();
     let version = request.version();
     if headers::asks_for_upgrade(version, request.headers()) {
         return upgrade(proxy, client, target, passed, host, request).await.map_err(|stopped| stopped.page(&name));
@@ -429,7 +429,7 @@ async fn upgrade(
     let (upstream, _, link) = proxy.reach(&target, client.way, connect).await?;
     let (parts, body) = request.into_parts();
     let request = Request::from_parts(parts, Sent::new(body, proxy.limits.stall));
-    let tenant = target.tenant.name.as_str();
+    let tenant = &*target.tenant.name.to_string();
     let mut response = match link.detach_with_upgrades().send_request(request).await {
         Ok(response) => response,
         Err(error) => return Err(Stopped::Down(broken(tenant, &upstream, &error))),

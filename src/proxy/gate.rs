@@ -65,6 +65,8 @@ pub struct Gate {
     look: Notify,
     /// Changes when those that have no end are to have one.
     cut: watch::Sender<()>,
+    /// Changes with what holds it.
+    changed: watch::Sender<()>,
     book: Mutex<Book>,
 }
 
@@ -189,6 +191,15 @@ impl Gate {
         self.cut.send_replace(());
     }
 
+    /// Changes with what holds it, or whenever somebody says so.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    pub fn say_changed(&self) {
+        self.changed.send_replace(());
+    }
+
     fn request_ended(&self) {
         if self.requests.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.ended.notify_waiters();
@@ -242,6 +253,8 @@ impl Gate {
             || Hold { since: Instant::now(), limit, report: HoldReport { held: waiting, ..HoldReport::default() } };
         book.holds.entry(reason).or_insert_with(fresh).limit = limit;
         self.held.fetch_or(reason.bit(), Ordering::SeqCst);
+        drop(book);
+        self.changed.send_replace(());
     }
 
     pub fn let_go(&self, reason: Reason) -> HoldReport {
@@ -253,6 +266,7 @@ impl Gate {
         }
         drop(book);
         self.wake();
+        self.changed.send_replace(());
         report
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::gate::Gate;
 use super::upstream::{Serving, Upstream};
-use crate::model::{Domain, TenantName};
+use crate::model::{Domain, Seat};
 use std::sync::{PoisonError, RwLock};
 
 /// The two ways in: a domain may be published on both, each time for another tenant.
@@ -20,7 +20,7 @@ pub enum Way {
 pub struct Route {
     pub domain: Domain,
     pub way: Way,
-    pub tenant: TenantName,
+    pub tenant: Seat,
     /// Another port than the one that its service names with `web:` or `ssl:`.
     pub port: Option<u16>,
 }
@@ -28,13 +28,13 @@ pub struct Route {
 /// What is known of one tenant, for as long as the process lives.
 #[derive(Debug)]
 pub struct Tenant {
-    pub name: TenantName,
+    pub name: Seat,
     pub gate: Arc<Gate>,
     serving: RwLock<Serving>,
 }
 
 impl Tenant {
-    pub fn new(name: TenantName) -> Tenant {
+    pub fn new(name: Seat) -> Tenant {
         let serving = RwLock::new(Serving::Down("is not running".to_owned()));
         Tenant { name, gate: Arc::default(), serving }
     }
@@ -49,6 +49,8 @@ impl Tenant {
         let is_same = matches!((&*serving, &new), (Serving::Up(old), Serving::Up(new)) if Upstream::is_same(old, new));
         if !is_same {
             *serving = new;
+            drop(serving);
+            self.gate.say_changed();
         }
     }
 }
@@ -68,7 +70,7 @@ pub struct Routes {
 }
 
 impl Routes {
-    pub fn new(routes: Vec<Route>, tenant: impl Fn(&TenantName) -> Arc<Tenant>) -> Routes {
+    pub fn new(routes: Vec<Route>, tenant: impl Fn(&Seat) -> Arc<Tenant>) -> Routes {
         let mut map = Routes::default();
         for route in routes {
             let target = Target { tenant: tenant(&route.tenant), port: route.port };
@@ -148,7 +150,7 @@ mod tests {
         let route = |way, tenant: &str, port| Route {
             domain: Domain::new("a.example").unwrap(),
             way,
-            tenant: TenantName::new(tenant).unwrap(),
+            tenant: tenant.parse().unwrap(),
             port,
         };
         let routes = Routes::new(vec![route(Way::Http, "one", None), route(Way::Tls, "two", Some(8443))], |name| {

@@ -80,7 +80,7 @@ pub enum Serving {
 /// One run of what serves a tenant: another container, or the same one started again, is another upstream.
 pub struct Upstream {
     /// What tells one run from another.
-    key: String,
+    pub key: String,
     /// The service, for messages.
     pub service: String,
     dial: Arc<dyn Dial>,
@@ -136,7 +136,7 @@ impl Upstream {
     pub fn take(&self, port: u16, repeatable: bool) -> Option<Link> {
         let mut pools = self.pools();
         let links = &mut pools.get_mut(&port)?.links;
-        while let Some(link) = links.pop() {
+        while let Some(mut link) = links.pop() {
             // The last one that came back is the youngest: older ones are no better.
             let most = if repeatable { IDLE } else { YOUNG };
             if link.idle_since.elapsed() > most {
@@ -166,9 +166,9 @@ impl Upstream {
 
     /// Throws away what waited too long or was closed by the other end.
     pub fn sweep(&self) {
-        let keep = |link: &Link| link.idle_since.elapsed() < IDLE && link.is_live();
+        let keep = |link: &mut Link| link.idle_since.elapsed() < IDLE && link.is_live();
         for pool in self.pools().values_mut() {
-            pool.links.retain(keep);
+            pool.links.retain_mut(keep);
             pool.http2 = pool.http2.take().filter(|link| !link.is_closed());
         }
     }
@@ -222,8 +222,15 @@ impl Link {
         Ok(Link { sender, driver, probe, idle_since: Instant::now(), is_used: false, sent: None })
     }
 
-    fn is_live(&self) -> bool {
-        !self.sender.is_closed() && self.probe.as_ref().is_none_or(Probe::is_quiet)
+    fn is_live(&mut self) -> bool {
+        if self.sender.is_closed() {
+            return false;
+        }
+        match &self.probe {
+            Some(probe) => probe.is_quiet(),
+            // The driver sees it when it is asked; whoever uses the connection is woken later.
+            None => Pin::new(&mut self.driver).poll(&mut Context::from_waker(Waker::noop())).is_pending(),
+        }
     }
 
     /// Sends a request and gives the head of its answer, driving the connection meanwhile.

@@ -100,6 +100,14 @@ impl Connection {
         }
     }
 
+    /// How long it takes until so many bytes were sent, if nothing but the round trips held them up: what may be under way
+    /// doubles with each (slow start; RFC 9002, 7.3.1).
+    pub fn ramp(&self, bytes: u64) -> Duration {
+        let Path { rtt, window_bytes, .. } = self.path();
+        let windows = bytes.div_ceil(window_bytes.max(1));
+        rtt * (u64::BITS - windows.leading_zeros() + 1)
+    }
+
     pub async fn open(&self) -> Result<Stream> {
         let (send, recv) = self.quic.open_bi().await.map_err(|error| self.lost(&error))?;
         Ok(Stream::new(self.clone(), send, recv))

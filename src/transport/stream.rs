@@ -66,6 +66,10 @@ impl Sender {
         self.send.write_all_chunks(pieces).await.map_err(|error| self.connection.broke(error))
     }
 
+    pub(super) fn quic(&mut self) -> &mut quinn::SendStream {
+        &mut self.send
+    }
+
     /// Nothing more will be sent.
     pub fn finish(&mut self) {
         // The only failure is a stream that is closed already.
@@ -142,6 +146,10 @@ impl Receiver {
             }
         }
         Ok(bytes.freeze())
+    }
+
+    pub(super) fn quic(&mut self) -> &mut quinn::RecvStream {
+        &mut self.recv
     }
 
     /// Tells the other end that nothing more is wanted.

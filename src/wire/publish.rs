@@ -2,7 +2,7 @@
 
 use super::{nonsense, proto};
 use crate::model::publish::{Cert, PublishedRoute, Route};
-use crate::model::{Domain, Result, TenantName};
+use crate::model::{Domain, Result};
 
 fn port_in(port: u32) -> Result<Option<u16>> {
     match u16::try_from(port) {
@@ -25,7 +25,7 @@ pub fn publish_in(publish: proto::Publish) -> Result<Route> {
     Ok(Route {
         domain: Domain::new(&publish.domain)?,
         ssl: publish.ssl,
-        tenant: TenantName::new(&publish.tenant)?,
+        tenant: publish.tenant.parse()?,
         port: port_in(publish.port)?,
     })
 }
@@ -50,7 +50,7 @@ pub fn published_in(published: proto::PublishedRoute) -> Result<PublishedRoute> 
         route: Route {
             domain: Domain::new(&published.domain)?,
             ssl: published.ssl,
-            tenant: TenantName::new(&published.tenant)?,
+            tenant: published.tenant.parse()?,
             port: port_in(published.port)?,
         },
         state: published.state,
@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn routes_come_out_as_they_went_in() {
         for (port, ssl, why) in [(None, false, None), (Some(8080), true, Some("is stopped".to_owned()))] {
-            let (domain, tenant) = (Domain::new("a.example").unwrap(), TenantName::new("shop").unwrap());
+            let (domain, tenant) = (Domain::new("a.example").unwrap(), "shop@h.example".parse().unwrap());
             let route = Route { domain, ssl, tenant, port };
             assert_eq!(publish_in(publish_out(&route)).unwrap(), route);
             let published = PublishedRoute { route, state: "down".into(), why, upstream: None, waiting: 3 };

@@ -1,26 +1,29 @@
 //! Releases and their receipts as messages.
 
+use super::grants::{far_in, far_out};
 use super::{nonsense, proto, sync as wire_sync};
 use crate::model::release::{Receipt, ReleaseWanted, Since};
-use crate::model::{Domain, Result, TenantName};
+use crate::model::{Domain, Result};
 
-pub fn wanted_out(wanted: &ReleaseWanted) -> proto::ReleaseStart {
-    proto::ReleaseStart {
+pub fn wanted_out(wanted: &ReleaseWanted) -> Result<proto::ReleaseStart> {
+    Ok(proto::ReleaseStart {
         from: wanted.from.to_string(),
         to: wanted.to.to_string(),
         domains: wanted.domains.iter().map(ToString::to_string).collect(),
         hold_seconds: wanted.hold_seconds.unwrap_or(0),
         dry_run: wanted.dry_run,
-    }
+        far: wanted.far.as_ref().map(far_out).transpose()?,
+    })
 }
 
 pub fn wanted_in(start: &proto::ReleaseStart) -> Result<ReleaseWanted> {
     Ok(ReleaseWanted {
-        from: TenantName::new(&start.from)?,
-        to: TenantName::new(&start.to)?,
+        from: start.from.parse()?,
+        to: start.to.parse()?,
         domains: start.domains.iter().map(|domain| Domain::new(domain)).collect::<Result<_>>()?,
         hold_seconds: (start.hold_seconds > 0).then_some(start.hold_seconds),
         dry_run: start.dry_run,
+        far: start.far.clone().map(far_in),
     })
 }
 

@@ -16,6 +16,7 @@ pub fn act_out(act: &Act) -> proto::Act {
         scrub_data: act.scrub_data,
         config: act.config.clone().unwrap_or_default(),
         env: act.env.clone().map(Option::unwrap_or_default),
+        hooks: act.hooks,
     }
 }
 
@@ -27,6 +28,7 @@ pub fn act_in(act: proto::Act) -> Result<Act> {
         scrub_data: act.scrub_data,
         config: Some(act.config).filter(|text| !text.is_empty()),
         env: act.env.map(|env| Some(env).filter(|env| !env.is_empty())),
+        hooks: act.hooks,
     })
 }
 

@@ -2,10 +2,11 @@
 
 use bytes::Bytes;
 
+use super::grants::{far_in, far_out};
 use super::proto::{self, job_work};
 use super::{nonsense, sync};
 use crate::model::keep::Keep;
-use crate::model::schedule::{Failure, FarSource, Job, JobCopy, JobSnapshot, Kept, NewJob, Run, Work};
+use crate::model::schedule::{Failure, Job, JobCopy, JobSnapshot, Kept, NewJob, Run, Work};
 use crate::model::{JobName, Name, Result};
 
 pub fn new_job_out(job: &NewJob) -> Result<proto::ScheduleAdd> {
@@ -57,16 +58,6 @@ pub fn work_in(work: Option<proto::JobWork>) -> Result<Work> {
     })
 }
 
-fn far_out(far: &FarSource) -> Result<proto::FarSource> {
-    let host_key = hex_in(&far.host_key)?;
-    Ok(proto::FarSource { host_key, addresses: far.addresses.clone(), grant: far.grant })
-}
-
-fn far_in(far: proto::FarSource) -> FarSource {
-    let host_key = far.host_key.iter().map(|byte| format!("{byte:02x}")).collect();
-    FarSource { host_key, addresses: far.addresses, grant: far.grant }
-}
-
 fn keep_out(keep: &Keep) -> proto::KeepRules {
     proto::KeepRules {
         last: keep.last,
@@ -109,12 +100,6 @@ pub fn kept_in(kept: proto::JobKept) -> Result<Kept> {
         left_out: kept.left_out,
         removed: kept.removed.iter().map(name).collect::<Result<_>>()?,
     })
-}
-
-fn hex_in(hex: &str) -> Result<Bytes> {
-    let digits = |at: usize| hex.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
-    let bytes: Option<Vec<u8>> = (0..hex.len()).step_by(2).map(digits).collect();
-    bytes.map(Bytes::from).ok_or_else(|| nonsense("a key that is none"))
 }
 
 pub fn job_out(job: &Job) -> Result<proto::Job> {
@@ -193,10 +178,11 @@ pub fn run_in(run: proto::JobRun) -> Result<Run> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::host::FarHost;
 
     #[test]
     fn a_job_comes_out_as_it_went_in() {
-        let far = FarSource { host_key: "0a".repeat(32), addresses: vec!["10.0.0.1:7080".into()], grant: 3 };
+        let far = FarHost { host_key: "0a".repeat(32), addresses: vec!["10.0.0.1:7080".into()], grant: 3 };
         let copy = |far| {
             Work::Copy(JobCopy {
                 from: "redis.shop@10.0.0.1:/data".parse().unwrap(),
@@ -213,6 +199,6 @@ mod tests {
             let job = NewJob { name, cron, zone, work };
             assert_eq!(new_job_in(new_job_out(&job).unwrap()).unwrap(), job);
         }
-        assert!(work_in(None).is_err() && hex_in("0g").is_err() && hex_in("abc").is_err());
+        assert!(work_in(None).is_err());
     }
 }

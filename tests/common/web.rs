@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use mcloud::model::{Domain, TenantName};
+use mcloud::model::{Domain, Seat};
 use mcloud::proxy::{Limits, Proxy, Route, Serving, Tcp, Upstream, Way};
 use tokio::net::TcpListener;
 
@@ -171,8 +171,8 @@ pub struct Gateway {
     routes: Mutex<HashMap<(String, bool), String>>,
 }
 
-pub fn tenant(name: &str) -> TenantName {
-    TenantName::new(name).unwrap()
+pub fn tenant(name: &str) -> Seat {
+    name.parse().unwrap()
 }
 
 impl Gateway {

@@ -24,6 +24,7 @@ mod proxy_http;
 mod proxy_tenants;
 mod proxy_tls;
 mod release_crash;
+mod release_far;
 mod schedule_runs;
 mod snapshot_bucket;
 mod snapshot_crash;

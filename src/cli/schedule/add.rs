@@ -6,9 +6,9 @@ use clap::Args;
 
 use crate::daemon::client::Client;
 use crate::model::between::{Between, pair};
-use crate::model::host::{GrantTerms, Role, Tenant};
+use crate::model::host::{FarHost, GrantTerms, Role, Tenant};
 use crate::model::reference::{Address, Host};
-use crate::model::schedule::{FarSource, Job, JobCopy, JobSnapshot, NewJob, Work};
+use crate::model::schedule::{Job, JobCopy, JobSnapshot, NewJob, Work};
 use crate::model::{Error, JobName, Kind, Place, Reference, Result};
 use crate::schedule::calendar::Calendar;
 
@@ -147,7 +147,7 @@ async fn add_far(
     target: &Client,
     between: &Between,
     (role, name): (Role, &JobName),
-    job: impl Fn(Reference, Option<FarSource>) -> NewJob,
+    job: impl Fn(Reference, Option<FarHost>) -> NewJob,
 ) -> Result<Job> {
     let host = match host_of(&between.to) {
         Host::At(address) => address.to_string(),
@@ -170,7 +170,7 @@ async fn add_far(
             .first()
             .map_or(Ok(Address { host: "localhost".to_owned(), port: None }), |first| first.parse())?,
     };
-    let far = FarSource { host_key: granted.host_key, addresses: granted.addresses, grant: granted.number };
+    let far = FarHost { host_key: granted.host_key, addresses: granted.addresses, grant: granted.number };
     let from = Reference { host: Some(Host::At(at)), ..between.from.clone() };
     let added = target.schedule_add(&job(from, Some(far))).await;
     let Err(error) = added else { return added };

@@ -2,13 +2,13 @@
 
 use super::{Client, unexpected};
 use crate::model::publish::{Cert, PublishedRoute, Route};
-use crate::model::{Domain, Result, TenantName};
+use crate::model::{Domain, Result, Seat};
 use crate::wire::proto::{self, request, response};
 use crate::wire::publish as wire;
 
 impl Client {
     /// Makes a domain lead to a tenant; the tenant that had it, if another one did.
-    pub async fn publish(&self, route: &Route) -> Result<(PublishedRoute, Option<TenantName>)> {
+    pub async fn publish(&self, route: &Route) -> Result<(PublishedRoute, Option<Seat>)> {
         let (routes, from) = self.routes_of(request::What::Publish(wire::publish_out(route))).await?;
         Ok((super::only(routes)?, from))
     }
@@ -51,12 +51,12 @@ impl Client {
         }
     }
 
-    async fn routes_of(&self, what: request::What) -> Result<(Vec<PublishedRoute>, Option<TenantName>)> {
+    async fn routes_of(&self, what: request::What) -> Result<(Vec<PublishedRoute>, Option<Seat>)> {
         match self.ask(what).await? {
             response::What::Routes(found) => {
                 let routes = found.routes.into_iter().map(wire::published_in).collect::<Result<_>>()?;
                 let from = Some(found.moved_from).filter(|from| !from.is_empty());
-                Ok((routes, from.map(|from| TenantName::new(&from)).transpose()?))
+                Ok((routes, from.map(|from| from.parse()).transpose()?))
             }
             _ => Err(unexpected()),
         }

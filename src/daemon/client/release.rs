@@ -9,7 +9,7 @@ use crate::wire::release as wire;
 impl Client {
     /// Releases a tenant in the place of another; `note` hears of which service what was done.
     pub async fn release(&self, wanted: &ReleaseWanted, note: impl FnMut(&str, &str)) -> Result<Receipt> {
-        self.receipt(request::What::Release(wire::wanted_out(wanted)), note).await
+        self.receipt(request::What::Release(wire::wanted_out(wanted)?), note).await
     }
 
     /// Moves a domain back to where the last release took it from.

@@ -34,6 +34,18 @@ pub async fn push(
     observer: Arc<dyn Observer>,
     cancel: Cancel,
 ) -> Result<Report> {
+    push_volume(client, from, &one_volume(to)?, options, observer, cancel).await
+}
+
+/// Makes a volume of the daemon equal to a folder of this machine.
+pub async fn push_volume(
+    client: &Client,
+    from: &LiveDir,
+    to: &VolumeRef,
+    options: &SyncOptions,
+    observer: Arc<dyn Observer>,
+    cancel: Cancel,
+) -> Result<Report> {
     if client.is_neighbour && options.bytes_per_second == 0 {
         return push_to_neighbour(client, from, to, options, observer, cancel).await;
     }
@@ -41,7 +53,7 @@ pub async fn push(
     let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
     let before = client.connection.traffic();
     let sync = proto::SyncStart {
-        target: Some(wire::volume_out(&one_volume(to)?)),
+        target: Some(wire::volume_out(to)),
         options: Some(wire_sync::options_out(options)),
         source: Some(sync_start::Source::Attached(number)),
         frozen: Bytes::new(),
@@ -71,7 +83,7 @@ pub async fn push(
 pub(super) async fn push_to_neighbour(
     client: &Client,
     from: &LiveDir,
-    to: &Reference,
+    to: &VolumeRef,
     options: &SyncOptions,
     observer: Arc<dyn Observer>,
     cancel: Cancel,
@@ -83,7 +95,7 @@ pub(super) async fn push_to_neighbour(
         label: from.label.clone(),
     };
     let sync = proto::SyncStart {
-        target: Some(wire::volume_out(&one_volume(to)?)),
+        target: Some(wire::volume_out(to)),
         options: Some(wire_sync::options_out(options)),
         source: Some(sync_start::Source::Folder(folder)),
         frozen: Bytes::new(),

@@ -17,13 +17,12 @@ use crate::daemon::frozen::{Frozen, frozen};
 use crate::daemon::state::{JobRow, Standing};
 use crate::daemon::{Daemon, syncs, tenants};
 use crate::model::between::{Between, Sum, pair};
-use crate::model::host::{Role, Tenant, VolumeRef};
-use crate::model::schedule::{FarSource, JobCopy, Kept, Work};
+use crate::model::host::{FarHost, Role, Tenant, VolumeRef};
+use crate::model::schedule::{JobCopy, Kept, Work};
 use crate::model::sync::{Event, Plan, Report, SyncOptions};
 use crate::model::{Error, Kind, Result, ServiceName, TenantName};
 use crate::sync::{Cancel, Observer};
-use crate::transport::{PublicKey, dial, resolve};
-use crate::wire::{host as wire, proto};
+use crate::transport::{dial, resolve};
 
 /// Before each further try of a run that did not reach another host.
 const AGAIN: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(30), Duration::from_secs(120)];
@@ -151,7 +150,7 @@ async fn copy(
             (None, _) => From::Volume(from),
             (Some(client), views) => {
                 let frozen = if let Views::There(lease) = views { lease.id() } else { Bytes::new() };
-                From::Link(syncs::far(daemon.clone(), open(client, &from, frozen)?).boxed())
+                From::Link(syncs::far(daemon.clone(), syncs::granted(client, &from, frozen)?).boxed())
             }
         };
         let options = SyncOptions::default();
@@ -196,21 +195,8 @@ async fn shown(client: &Client, copy: &JobCopy) -> Result<Tenant> {
     })
 }
 
-/// A volume of a host that knows us by a grant.
-fn open(client: &Client, volume: &VolumeRef, frozen: Bytes) -> Result<proto::RemoteSource> {
-    let host_key: PublicKey = client.whoami().host_key.parse()?;
-    Ok(proto::RemoteSource {
-        volume: Some(wire::volume_out(volume)),
-        addresses: vec![client.reached().to_string()],
-        host_key: Bytes::copy_from_slice(&host_key.0),
-        ticket: Bytes::new(),
-        frozen,
-        snapshot: Bytes::new(),
-    })
-}
-
 /// A connection to the source's host, as this host. It is looked for where its name leads now, then where it was.
-pub async fn visit(daemon: &Arc<Daemon>, copy: &JobCopy, far: &FarSource) -> Result<Client> {
+pub async fn visit(daemon: &Arc<Daemon>, copy: &JobCopy, far: &FarHost) -> Result<Client> {
     let mut addresses: Vec<SocketAddr> = match copy.host() {
         Some(host) => resolve(host).await.unwrap_or_default(),
         None => Vec::new(),

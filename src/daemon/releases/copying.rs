@@ -6,22 +6,14 @@ use std::sync::atomic::Ordering;
 use futures_util::future::join_all;
 
 use super::*;
-use crate::daemon::copies::{Copy, From, Services};
+use crate::sync::Observer;
 
 impl Release<'_> {
     /// Copies each volume to its like, all at once. What is live may be torn; the last copy is of a source that stands still.
     pub(super) async fn copy(&mut self, how: &str, cancel: Cancel) -> Result<()> {
-        let copies = self.volumes.iter().map(|(from, to)| {
-            let copy = Copy {
-                label: format!("{from} ({how}, for a release)"),
-                from: From::Volume(from.clone()),
-                to: to.clone(),
-                options: SyncOptions { force: true, ..SyncOptions::default() },
-                services: Services::Stopped,
-                client: None,
-            };
-            let ears = Arc::new(Plans::default());
-            copy.run(self.daemon, self.who, ears, cancel.clone())
+        let copies = self.volumes.iter().map(|volumes| {
+            let (at, options) = ((self.daemon, self.who), SyncOptions { force: true, ..SyncOptions::default() });
+            side::copy(at, (self.from, self.to), volumes, (how, options), Arc::new(Plans::default()), cancel.clone())
         });
         let done = join_all(copies).await;
         let is_last = how == "frozen";
@@ -63,27 +55,15 @@ impl Release<'_> {
         }
     }
 
-    /// Files that the source writes through memory have no stamps that could be believed.
-    pub(super) async fn doubt_mapped(&self) -> Result<()> {
-        let (home, volumes) = (self.daemon.home.clone(), self.volumes.clone());
-        let doubting = tokio::task::spawn_blocking(move || {
-            let mapped = mapped_for_writing();
-            for (from, _) in &volumes {
-                doubt(&home.index(from), &mapped)
-                    .map_err(|error| Error::io(format!("the index of {from} cannot be written"), error))?;
-            }
-            Ok(())
-        });
-        copies::joined(doubting.await)
-    }
-
     /// How long requests would be held, as far as can be told without holding any.
     pub(super) async fn estimate(mut self) -> Result<Receipt> {
-        let since = difference(self.daemon, self.who, &self.volumes, &self.cancel).await?;
+        let since = difference((self.daemon, self.who), (self.from, self.to), &self.volumes, &self.cancel).await?;
         let bytes: u64 = since.created.bytes + since.updated.bytes;
         let last = self.last_start()?;
-        // Hooks, two pauses and the looking; then what is copied on this machine, at a rate that disks have.
+        // Hooks, two pauses and the looking; then what is copied, at a rate that disks have, over the way there is.
         let copying = Duration::from_secs_f64(bytes as f64 / COPIED_A_SECOND);
+        let over = [self.from, self.to].into_iter().find_map(Side::there).map(|there| there.client().ramp(bytes));
+        let copying = copying + over.unwrap_or_default();
         let hold = Duration::from_millis(300) + copying + last.unwrap_or(Duration::from_secs(2));
         let ms = u64::try_from(hold.as_millis()).unwrap_or(u64::MAX);
         let start = match last {
@@ -118,7 +98,7 @@ impl Release<'_> {
     /// How long the target took to start in its last release.
     fn last_start(&self) -> Result<Option<Duration>> {
         let receipts = super::serve::receipts(self.daemon)?;
-        let of_it = receipts.iter().rev().filter(|receipt| receipt.to == self.row.to.as_str());
+        let of_it = receipts.iter().rev().filter(|receipt| receipt.to == self.row.to.to_string());
         let phase = |receipt: &Receipt| {
             receipt
                 .phases
@@ -154,23 +134,16 @@ fn one_root(roots: &[Option<Name>]) -> Option<Name> {
 
 /// What would be done to make the second of each pair equal to the first.
 pub(super) async fn difference(
-    daemon: &Arc<Daemon>,
-    who: &Principal,
+    at: (&Arc<Daemon>, &Principal),
+    sides: (&Side, &Side),
     volumes: &[(VolumeRef, VolumeRef)],
     cancel: &Cancel,
 ) -> Result<Since> {
     let mut since = Since::default();
-    for (from, to) in volumes {
-        let ears = Arc::new(Plans::default());
-        let copy = Copy {
-            label: format!("{from} (compared)"),
-            from: From::Volume(from.clone()),
-            to: to.clone(),
-            options: SyncOptions { force: true, dry_run: true, ..SyncOptions::default() },
-            services: Services::Stopped,
-            client: None,
-        };
-        copy.run(daemon, who, ears.clone(), cancel.clone()).await?;
+    for pair in volumes {
+        let (from, ears) = (&pair.0, Arc::new(Plans::default()));
+        let options = SyncOptions { force: true, dry_run: true, ..SyncOptions::default() };
+        side::copy(at, sides, pair, ("compared", options), ears.clone(), cancel.clone()).await?;
         let Some(plan) = ears.taken() else { continue };
         for (sum, more) in
             [(&mut since.created, plan.created), (&mut since.updated, plan.updated), (&mut since.removed, plan.removed)]

@@ -24,6 +24,7 @@ pub async fn rollback(
         to: row.from.clone(),
         domains: row.domains.clone(),
         hold_seconds: None,
+        far: None,
         dry_run: false,
     };
     if was_rollback {
@@ -49,12 +50,11 @@ async fn with_data(
     say: Arc<Say>,
     cancel: Cancel,
 ) -> Result<Receipt> {
-    for tenant in [&wanted.from, &wanted.to] {
-        who.may(Role::Deployer, tenant)?;
-    }
-    let (from, to) =
-        (lives::crew(daemon, Some(who), &wanted.from).await?, lives::crew(daemon, Some(who), &wanted.to).await?);
-    let since = difference(daemon, who, &pairs(&from, &to)?, &cancel).await?;
+    let since = {
+        let sides = (Side::of(daemon, who, &wanted.from, None).await?, Side::of(daemon, who, &wanted.to, None).await?);
+        let volumes = pairs(&sides.0, &sides.1)?;
+        difference((daemon, who), (&sides.0, &sides.1), &volumes, &cancel).await?
+    };
     let mut receipt = whole(daemon, who, wanted, true, &*say, cancel).await?;
     receipt.since = Some(Since { copied_back: true, ..since });
     Ok(receipt)
@@ -68,16 +68,10 @@ async fn without(
     say: &Say,
     cancel: Cancel,
 ) -> Result<Receipt> {
-    for tenant in [&wanted.from, &wanted.to] {
-        who.may(Role::Deployer, tenant)?;
-    }
     let began = Instant::now();
-    let mut names = [&wanted.from, &wanted.to];
-    names.sort();
-    let _first = life_of(daemon, names[0], say).await;
-    let _second = life_of(daemon, names[1], say).await;
-    let from = lives::crew(daemon, Some(who), &wanted.from).await?;
-    let to = lives::crew(daemon, Some(who), &wanted.to).await?;
+    let _lives = lives_of(daemon, [&wanted.from, &wanted.to], say).await;
+    let from = Side::of(daemon, who, &wanted.from, None).await?;
+    let to = Side::of(daemon, who, &wanted.to, None).await?;
     let routes = routes(daemon, &wanted, &to)?;
     let mut row = ReleaseRow {
         number: 0,
@@ -85,20 +79,18 @@ async fn without(
         to: wanted.to.clone(),
         domains: wanted.domains.clone(),
         step: Step::Holding,
-        to_was: daemon.state.wanted(&wanted.to)?,
+        to_was: to.wanted(daemon).await?,
     };
     row.number = daemon.state.release_begin(&row, true, now_unix())?;
     let door = door::of(daemon, &row.from);
     let moved = async {
-        let site = to.site(say);
-        let services: Vec<&Service> = to.config.services.iter().collect();
         // It runs before anybody has to wait.
-        to.start(&site, &services).await?;
-        let freezer = Freezer { site: &site, services, door: &*door, limits: frozen::limits(daemon) };
-        freezer.after(freezer.services.len()).await;
-        publishing::after(daemon, &row.to, say).await;
+        to.come_back(daemon, say).await?;
+        to.after(daemon, say).await?;
         crash_point!("rollback.thawed");
-        freezer.hold().await;
+        let limits = frozen::limits(daemon);
+        door.hold(limits.hold);
+        door.drained(limits.patience).await;
         daemon.state.release_at(row.number, Step::Moving)?;
         crash_point!("rollback.held");
         let moves =
@@ -108,10 +100,9 @@ async fn without(
     .await;
     let held = door.let_go();
     let since = match moved.is_ok() {
-        true => difference(daemon, who, &pairs(&from, &to)?, &cancel).await.ok(),
+        true => difference((daemon, who), (&from, &to), &pairs(&from, &to)?, &cancel).await.ok(),
         false => {
-            want(daemon, &row)?;
-            to.settle(&to.site(say)).await?;
+            to.put_back(daemon, &row.to_was, say).await?;
             None
         }
     };

@@ -12,16 +12,34 @@ pub async fn start(daemon: Arc<Daemon>, who: Principal, stream: Stream, asked: p
     let (say, heard) = mouth();
     let cancel = Cancel::default();
     let work = async {
-        let wanted = wire::wanted_in(&asked)?;
+        let wanted = named(&daemon, wire::wanted_in(&asked)?)?;
         if wanted.domains.is_empty() {
             return Err(nonsense("a release of no domain"));
         }
         let verb = if wanted.dry_run { "release --dry-run" } else { "release" };
-        let on = (wanted.from.to_string(), format!("{} → {} for {}", wanted.from, wanted.to, asked.domains.join(" ")));
+        let on = (
+            wanted.from.tenant.to_string(),
+            format!("{} → {} for {}", wanted.from, wanted.to, asked.domains.join(" ")),
+        );
         let work = release(&daemon, &who, wanted, false, say, cancel.clone());
         noted(&daemon, &who, verb, on, &cancel, work).await
     };
     told(stream, heard, Box::pin(work)).await;
+}
+
+/// A tenant of another host is called here as it always was, whatever that host is called now.
+fn named(daemon: &Daemon, mut wanted: ReleaseWanted) -> Result<ReleaseWanted> {
+    let seats = [&mut wanted.from, &mut wanted.to];
+    match (&wanted.far, seats.iter().filter(|seat| seat.host.is_some()).count()) {
+        (None, 0) => Ok(wanted),
+        (Some(far), 1) => {
+            for seat in seats.into_iter().filter(|seat| seat.host.is_some()) {
+                *seat = daemon.state.name_of_far(seat, &far.host_key.parse()?)?;
+            }
+            Ok(wanted)
+        }
+        _ => Err(nonsense("a release that is half at another host")),
+    }
 }
 
 pub async fn back(daemon: Arc<Daemon>, who: Principal, stream: Stream, asked: proto::RollbackStart) {
@@ -39,7 +57,7 @@ pub async fn back(daemon: Arc<Daemon>, who: Principal, stream: Stream, asked: pr
 /// The receipts that he may see, oldest first.
 pub fn history(daemon: &Daemon, who: &Principal) -> Result<response::What> {
     who.is_enrolled()?;
-    let sees = |name: &str| TenantName::new(name).is_ok_and(|tenant| who.sees(&tenant));
+    let sees = |name: &str| name.parse::<Seat>().is_ok_and(|seat| who.sees(&seat.tenant));
     let receipts = receipts(daemon)?.into_iter().filter(|receipt| sees(&receipt.from) && sees(&receipt.to));
     Ok(response::What::Receipts(proto::Receipts { receipts: receipts.map(|one| wire::receipt_out(&one)).collect() }))
 }

@@ -6,15 +6,15 @@ use rusqlite::{OptionalExtension, Row, params};
 
 use super::{State, broken, foreign};
 use crate::model::running::Wanted;
-use crate::model::{Domain, Result, TenantName};
+use crate::model::{Domain, Result, Seat};
 use crate::release::steps::Step;
 
 /// A release that has not come to its end.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReleaseRow {
     pub number: i64,
-    pub from: TenantName,
-    pub to: TenantName,
+    pub from: Seat,
+    pub to: Seat,
     pub domains: Vec<Domain>,
     pub step: Step,
     /// What the target's services had been asked to be.
@@ -22,7 +22,7 @@ pub struct ReleaseRow {
 }
 
 fn row_of(row: &Row<'_>) -> rusqlite::Result<ReleaseRow> {
-    let name = |column: &str| TenantName::new(&row.get::<_, String>(column)?).map_err(foreign);
+    let seat = |column: &str| row.get::<_, String>(column)?.parse::<Seat>().map_err(foreign);
     let domains: String = row.get("domains")?;
     let was: String = row.get("to_was")?;
     let was = was.split_whitespace().filter_map(|pair| pair.split_once('=')).map(|(service, wanted)| {
@@ -31,8 +31,8 @@ fn row_of(row: &Row<'_>) -> rusqlite::Result<ReleaseRow> {
     });
     Ok(ReleaseRow {
         number: row.get("number")?,
-        from: name("from_tenant")?,
-        to: name("to_tenant")?,
+        from: seat("from_tenant")?,
+        to: seat("to_tenant")?,
         domains: domains.split_whitespace().map(Domain::new).collect::<Result<_>>().map_err(foreign)?,
         step: row.get::<_, String>("step")?.parse().map_err(foreign)?,
         to_was: was.collect::<rusqlite::Result<_>>()?,
@@ -49,7 +49,7 @@ impl State {
         db.execute(
             "INSERT INTO releases (from_tenant, to_tenant, domains, is_rollback, step, to_was, began)
              VALUES (?, ?, ?, ?, ?, ?, ?)",
-            params![row.from.as_str(), row.to.as_str(), domains, is_rollback, row.step.word(), was, now],
+            params![row.from.to_string(), row.to.to_string(), domains, is_rollback, row.step.word(), was, now],
         )
         .map_err(broken)?;
         Ok(db.last_insert_rowid())

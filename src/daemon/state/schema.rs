@@ -163,6 +163,35 @@ const MIGRATIONS: &[&str] = &[
         error TEXT
     ) STRICT;
 ",
+    "
+    CREATE TABLE far_tenants (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        tenant TEXT NOT NULL,
+        host TEXT NOT NULL,
+        host_key BLOB NOT NULL,
+        addresses TEXT NOT NULL,
+        grant_number INTEGER NOT NULL,
+        UNIQUE (tenant, host)
+    ) STRICT;
+    CREATE TABLE errands (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        seat TEXT NOT NULL,
+        what TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE routes_of_all (
+        domain TEXT NOT NULL,
+        ssl INTEGER NOT NULL,
+        tenant TEXT REFERENCES tenants (name) ON DELETE CASCADE,
+        far INTEGER REFERENCES far_tenants (number),
+        port INTEGER,
+        created INTEGER NOT NULL,
+        PRIMARY KEY (domain, ssl),
+        CHECK ((tenant IS NULL) <> (far IS NULL))
+    ) STRICT;
+    INSERT INTO routes_of_all (domain, ssl, tenant, port, created) SELECT domain, ssl, tenant, port, created FROM routes;
+    DROP TABLE routes;
+    ALTER TABLE routes_of_all RENAME TO routes;
+",
 ];
 
 fn version(db: &Connection) -> rusqlite::Result<usize> {
@@ -193,5 +222,39 @@ pub fn check(db: &Connection, file: &Path) -> Result<()> {
         .hint("run the newer mcloud again")),
         Ok(_) => Ok(()),
         Err(error) => Err(super::broken(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_of_a_database_that_knew_no_other_hosts_lead_where_they_did() {
+        let mut db = Connection::open_in_memory().unwrap();
+        db.pragma_update(None, "foreign_keys", true).unwrap();
+        let before = 9;
+        for step in &MIGRATIONS[..before] {
+            db.execute_batch(step).unwrap();
+        }
+        db.pragma_update(None, "user_version", before).unwrap();
+        db.execute_batch(
+            "INSERT INTO tenants VALUES ('shop', NULL, '', '/srv', 0, 1), ('blog', NULL, '', '/srv', 0, 1);
+             INSERT INTO routes VALUES ('a.example', 0, 'shop', 8080, 7), ('b.example', 1, 'blog', NULL, 8);",
+        )
+        .unwrap();
+        migrate(&mut db).unwrap();
+        let row = |domain: &str| {
+            db.query_row("SELECT tenant, far, port, created FROM routes WHERE domain = ?", [domain], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+            })
+        };
+        type Row = (String, Option<i64>, Option<u16>, i64);
+        let found: Row = row("a.example").unwrap();
+        assert_eq!(found, ("shop".to_owned(), None, Some(8080), 7));
+        // A tenant that goes takes its routes along, as before.
+        db.execute("DELETE FROM tenants WHERE name = 'blog'", []).unwrap();
+        assert!(row("b.example").map(|row: Row| row).is_err());
+        assert!(db.execute("INSERT INTO routes VALUES ('c.example', 0, NULL, NULL, NULL, 9)", []).is_err());
     }
 }

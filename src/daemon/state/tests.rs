@@ -120,3 +120,39 @@ fn a_newer_or_damaged_database_is_left_alone() {
     assert_eq!(error.kind, Kind::Corrupt);
     assert!(error.message.contains("other.db"), "{error}");
 }
+
+#[test]
+fn a_route_leads_to_a_tenant_of_this_host_or_of_another_and_moves_in_one_step() {
+    use crate::model::host::FarHost;
+    use crate::model::publish::Route;
+    use crate::model::{Domain, Seat};
+    let (_dir, state) = state();
+    let seat = |text: &str| text.parse::<Seat>().unwrap();
+    let (there, far_key) = (seat("shop@203.0.113.9"), key(9));
+    let far = |grant| FarHost { host_key: far_key.to_string(), addresses: vec!["203.0.113.9:7080".into()], grant };
+    assert_eq!(state.keep_far(&there, &far_key, &far(1)).unwrap(), None);
+    assert_eq!(state.keep_far(&there, &far_key, &far(2)).unwrap(), Some(1), "the new grant takes the place of the old");
+    assert_eq!(state.far(&there).unwrap(), Some(far(2)));
+    assert_eq!(state.name_of_far(&seat("shop@h.example"), &far_key).unwrap(), there, "it keeps its name");
+    let route = |tenant: &Seat| Route {
+        domain: Domain::new("a.example").unwrap(),
+        ssl: false,
+        tenant: tenant.clone(),
+        port: None,
+    };
+    assert!(state.move_routes(&[(route(&there), None)], 1).unwrap());
+    assert_eq!(state.routes().unwrap(), [route(&there)]);
+    // A tenant of that name here is another one.
+    assert!(!state.move_routes(&[(route(&there), Some(seat("shop")))], 2).unwrap());
+    assert!(
+        state.move_routes(&[(route(&seat("blog@203.0.113.9")), Some(there.clone()))], 2).is_err(),
+        "nobody knows it"
+    );
+    assert!(!state.remove_route(&route(&seat("shop"))).unwrap());
+    assert!(state.remove_route(&route(&there)).unwrap());
+    state.add_errand(&there, "resume").unwrap();
+    let errands = state.errands().unwrap();
+    assert_eq!((&errands[0].seat, errands[0].what.as_str()), (&there, "resume"));
+    state.errand_done(errands[0].number).unwrap();
+    assert!(state.errands().unwrap().is_empty());
+}

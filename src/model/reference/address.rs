@@ -10,7 +10,7 @@ use crate::model::{Error, Result};
 pub const DEFAULT_PORT: u16 = 7080;
 
 /// Where a daemon listens.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {
     /// A host name, an IPv4 address or an IPv6 address (without brackets).
     pub host: String,
