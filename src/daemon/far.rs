@@ -125,13 +125,15 @@ fn begin(daemon: &Arc<Daemon>, seat: &Seat) {
     }
 }
 
-/// Whether it is to be watched on; if not, it is noted that it is not.
+/// Whether it is to be watched on; if not, nothing is known of it from now on. Whoever begins again comes after that.
 fn ends(daemon: &Daemon, seat: &Seat) -> bool {
     let mut watched = watched(daemon);
     let routed = daemon.state.routes().is_ok_and(|routes| routes.iter().any(|route| route.tenant == *seat));
     let ends = !routed && !watched.wanted.contains(seat);
     if ends {
         watched.tasks.remove(seat);
+        daemon.proxy.set_serving(seat, Serving::Down("is not published here".to_owned()));
+        daemon.proxy.let_go(seat, Reason::Pause);
     }
     ends
 }
@@ -149,7 +151,7 @@ async fn watch(daemon: Arc<Daemon>, seat: Seat) {
             }
         };
         let error = tokio::select! {
-            () = unwanted => break,
+            () = unwanted => return,
             error = follow(&daemon, &seat, &mut failures) => error,
         };
         failures += 1;
@@ -163,8 +165,6 @@ async fn watch(daemon: Arc<Daemon>, seat: Seat) {
         }
         tokio::time::sleep(AGAIN).await;
     }
-    daemon.proxy.set_serving(&seat, Serving::Down("is not published here".to_owned()));
-    daemon.proxy.let_go(&seat, Reason::Pause);
 }
 
 /// Hears what serves it until that ends, and says why it did.

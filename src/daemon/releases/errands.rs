@@ -54,6 +54,11 @@ async fn run(daemon: &Arc<Daemon>, is_meant: impl Fn(&Errand) -> bool) -> Result
     for errand in daemon.state.errands()?.into_iter().filter(|errand| is_meant(errand)) {
         match one(daemon, &errand).await {
             Ok(()) => daemon.state.errand_done(errand.number)?,
+            // The tenant is not there any more, and nothing is to be done to it.
+            Err(error) if error.kind == Kind::NotFound => {
+                tracing::warn!("{}: {}", errand.seat, error.chain());
+                daemon.state.errand_done(errand.number)?;
+            }
             Err(error) => failed = failed.or(Some(error)),
         }
     }

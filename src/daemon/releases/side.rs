@@ -217,13 +217,18 @@ pub(super) async fn settle(
     was: &BTreeMap<String, Wanted>,
     say: &Say,
 ) -> Result<()> {
-    // One that had no container may have one now; it does not run.
-    act(client, tenant, None, (Verb::Stop, false), say).await?;
-    for (service, wanted) in was.iter().filter(|(_, wanted)| **wanted >= Wanted::Running) {
-        let service = ServiceName::new(service)?;
-        act(client, tenant, Some(service.clone()), (Verb::Start, false), say).await?;
-        if *wanted == Wanted::Paused {
-            act(client, tenant, Some(service), (Verb::Pause, false), say).await?;
+    let status = client.status(Some(tenant), false).await?;
+    for service in status.into_iter().flat_map(|status| status.services) {
+        let (is, name) = (service.wanted, Some(service.name.clone()));
+        // One that had no container may have one now; it does not run.
+        let was = was.get(service.name.as_str()).copied().unwrap_or(Wanted::None);
+        if was >= Wanted::Running && is != was {
+            act(client, tenant, name.clone(), (Verb::Start, false), say).await?;
+            if was == Wanted::Paused {
+                act(client, tenant, name, (Verb::Pause, false), say).await?;
+            }
+        } else if was < Wanted::Running && is != Wanted::None {
+            act(client, tenant, name, (Verb::Stop, false), say).await?;
         }
     }
     Ok(())
