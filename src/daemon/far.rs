@@ -161,7 +161,7 @@ async fn watch(daemon: Arc<Daemon>, seat: Seat) {
             if failures == 2 {
                 tracing::warn!("{seat}: {why}");
             }
-            daemon.proxy.set_serving(&seat, Serving::Down(format!("cannot be asked for: {why}")));
+            daemon.proxy.set_serving(&seat, Serving::Down(format!("is out of reach: {why}")));
         }
         tokio::time::sleep(AGAIN).await;
     }
