@@ -158,7 +158,8 @@ async fn watch(daemon: Arc<Daemon>, seat: Seat) {
         // A host whose daemon was started again is there in a moment.
         if failures > 1 {
             let why = error.chain();
-            if failures == 2 {
+            // One that a release is about to note is not known yet.
+            if failures == 2 && error.kind != Kind::NotFound {
                 tracing::warn!("{seat}: {why}");
             }
             daemon.proxy.set_serving(&seat, Serving::Down(format!("is out of reach: {why}")));
