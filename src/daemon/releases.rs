@@ -529,8 +529,10 @@ pub fn recover(daemon: &Daemon, is_meant: impl Fn(&ReleaseRow) -> bool) -> Resul
         let moved = row.domains.iter().map(leads).collect::<Result<Vec<_>>>()?.into_iter().all(|leads| leads);
         let is_on = row.step.way(moved) == Way::On;
         if is_on {
-            // One of another host is paused there already.
-            if let Some(from) = row.from.if_here() {
+            // One of another host is paused there already; one that was not frozen, by a rollback, runs on.
+            if let Some(from) = row.from.if_here()
+                && daemon.state.freezes()?.iter().any(|freeze| freeze.tenant == *from)
+            {
                 keep_paused(daemon, from)?;
             }
             tracing::info!("the release of {} in the place of {} is finished", row.to, row.from);

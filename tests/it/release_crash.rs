@@ -132,6 +132,14 @@ fn a_release_that_is_killed_before_the_move_is_undone_and_after_it_finished() {
         two.serves("rolled back");
         is(&a, "running", "rolled back");
     }
+    // What is left by a rollback runs on.
+    two.port.run(&["release", &a, &b, "crash.test"]).ok();
+    two.killed_at("rollback.moved", &["rollback", "crash.test"]);
+    two.serves("rollback.moved");
+    assert_eq!(two.leads_to(), a);
+    is(&a, "running", "rollback.moved");
+    assert_eq!(two.port.service("b", "web")["wanted"], "running", "rollback.moved");
+    is(&b, "running", "rollback.moved");
     let history = two.port.run(&["release", "--history"]).ok();
     let outcomes: Vec<&str> = history.events.iter().filter_map(|event| event["outcome"].as_str()).collect();
     assert_eq!(outcomes.iter().filter(|outcome| outcome.starts_with("undone")).count(), 10, "{outcomes:?}");

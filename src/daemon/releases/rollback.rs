@@ -95,7 +95,9 @@ async fn without(
         crash_point!("rollback.held");
         let moves =
             routes.iter().map(|route| (Route { tenant: row.to.clone(), ..route.clone() }, Some(row.from.clone())));
-        publishing::move_routes(daemon, &moves.collect::<Vec<_>>())
+        publishing::move_routes(daemon, &moves.collect::<Vec<_>>())?;
+        crash_point!("rollback.moved");
+        Ok(())
     }
     .await;
     let held = door.let_go();
