@@ -34,6 +34,7 @@ mod sync_counts;
 mod sync_crash;
 mod sync_disks;
 mod sync_equal;
+mod sync_holes;
 mod sync_memory;
 mod sync_options;
 mod sync_races;
