@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::moves::subtree;
 use super::plan::child_at;
 use super::receive::{Site, is_implied, stage_path, staging};
 use super::redo::{self, Op};
@@ -102,13 +103,21 @@ pub fn changed_since(site: &Site<'_>, want: &Want) -> Result<Vec<LeftOut>> {
     Ok(changed)
 }
 
-/// Writes down every change that makes the tree what is wanted. Returns their number.
-pub fn write_log(site: &Site<'_>, want: &Want) -> Result<u64> {
+/// What the log does beside what the plan says.
+#[derive(Default)]
+pub struct Summary {
+    /// Folders that the source lacks and that stay, since they hold something that is left alone.
+    pub folders_stay: Vec<Vec<u8>>,
+}
+
+/// Writes down every change that makes the tree what is wanted.
+pub fn write_log(site: &Site<'_>, want: &Want) -> Result<Summary> {
     let failed = |cause| staging(b"the redo log", cause);
     let log = site.stage.draft_log().and_then(redo::Writer::new).map_err(failed)?;
-    let mut scribe = Scribe { site, want, log, moved: HashMap::new() };
+    let mut scribe = Scribe { site, want, log, moved: HashMap::new(), summary: Summary::default() };
     scribe.write()?;
-    scribe.log.finish().map_err(failed)
+    scribe.log.finish().map_err(failed)?;
+    Ok(scribe.summary)
 }
 
 struct Scribe<'a> {
@@ -117,6 +126,7 @@ struct Scribe<'a> {
     log: redo::Writer,
     /// Where moved files wait, by their place in `origins`.
     moved: HashMap<u64, Vec<u8>>,
+    summary: Summary,
 }
 
 impl Scribe<'_> {
@@ -154,6 +164,7 @@ impl Scribe<'_> {
                 self.write_dir(number, how, &path, &moved_dirs, &mut links, &mut dress)?;
             }
         }
+        self.relink(&mut links, &mut dress)?;
         for (path, first) in links {
             self.push(&Op::Link { first, path })?;
         }
@@ -208,19 +219,30 @@ impl Scribe<'_> {
         Ok(())
     }
 
-    /// A directory goes whole, unless it holds something that is to be left alone.
-    fn remove_dir(&mut self, dir: u32) -> Result<()> {
-        let node = &self.site.own.dirs[dir as usize];
-        if !node.protected {
-            let to = self.site.stage.new_trash();
-            return self.push(&Op::Detach { path: self.site.own.path(dir), ino: node.id.1, to });
+    /// A directory goes whole, unless it holds something that is to be left alone: then all else in it goes.
+    fn remove_dir(&mut self, top: u32) -> Result<()> {
+        let mut queue = vec![top];
+        while let Some(dir) = queue.pop() {
+            if self.want.stays.contains(&dir) {
+                continue;
+            }
+            let node = &self.site.own.dirs[dir as usize];
+            if !node.protected {
+                let to = self.site.stage.new_trash();
+                let path = self.site.own.path(dir);
+                self.push(&Op::Discard { path, ino: node.id.1, to })?;
+                continue;
+            }
+            self.summary.folders_stay.push(self.site.own.path(dir));
+            for (at, item) in self.own_items(dir)?.iter().enumerate().filter(|(_, item)| !item.entry.is_dir()) {
+                if !self.want.files_stay.contains(&(dir, at as u32)) {
+                    let path = self.site.own.path_of(dir, &item.entry.name);
+                    self.push(&Op::Unlink { path, ino: item.print.ino })?;
+                }
+            }
+            queue.extend(children(self.site.own, dir));
         }
-        for item in self.own_items(dir)?.iter().filter(|item| !item.entry.is_dir()) {
-            let path = self.site.own.path_of(dir, &item.entry.name);
-            self.push(&Op::Unlink { path, ino: item.print.ino })?;
-        }
-        let below: Vec<u32> = children(self.site.own, dir).collect();
-        below.into_iter().try_for_each(|child| self.remove_dir(child))
+        Ok(())
     }
 
     /// Puts the entries of one directory in place.
@@ -244,7 +266,6 @@ impl Scribe<'_> {
             match item.state {
                 State::Staged => {
                     self.push(&Op::Attach { from: Stage::slot_path(item.slot), path: here.clone() })?;
-                    self.relink(&here, links, dress)?;
                 }
                 State::Patched => {
                     let ino = self.own_ino(number, &item.entry.name)?;
@@ -255,7 +276,6 @@ impl Scribe<'_> {
                     let from = self.moved.get(&item.slot).cloned();
                     let from = from.ok_or_else(|| Error::failed("a move has lost its start"))?;
                     self.push(&Op::Attach { from, path: here.clone() })?;
-                    self.relink(&here, links, dress)?;
                     dress.push(dressed(&item.entry));
                     late = true;
                 }
@@ -301,22 +321,61 @@ impl Scribe<'_> {
             || items.iter().any(|item| matches!(item.state, State::Moved | State::MovedDir | State::Hardlink)))
     }
 
-    /// A file that is replaced takes its further names along.
-    fn relink(&self, first: &[u8], links: &mut Vec<(Vec<u8>, Vec<u8>)>, dress: &mut Vec<Op>) -> Result<()> {
-        for path in self.site.own.links.get(first).into_iter().flatten() {
-            let wanted = find(&self.want.view, path)?;
-            if wanted
-                .is_some_and(|item| matches!(&item.entry.kind, EntryKind::Link { first: other } if **other == *first))
-            {
-                links.push((path.to_vec(), first.to_vec()));
-                // Its folder, which may be one that is else left alone, gets its time back.
-                let (folder, _) = crate::sys::dir::split_last(path);
-                if let Some(folder_item) = find(&self.want.view, folder)? {
-                    dress.push(Op::Dress { path: folder.to_vec(), entry: Box::new(folder_item.entry) });
+    /// Makes further names anew whose file is another one afterwards: an equal entry only says which first name it follows.
+    /// It may stand in a folder that is else left as it is, or that has moved.
+    fn relink(&self, links: &mut Vec<(Vec<u8>, Vec<u8>)>, dress: &mut Vec<Op>) -> Result<()> {
+        let own = self.site.own;
+        if own.links.is_empty() {
+            return Ok(());
+        }
+        let wanted_of = self.wanted_of();
+        let mut firsts: Vec<&Box<[u8]>> = own.links.keys().collect();
+        firsts.sort_unstable();
+        let (mut wanted, mut owned, mut beside) = (Finder::default(), Finder::default(), Finder::default());
+        let mut dressed: HashSet<u32> = HashSet::new();
+        for first in firsts {
+            let Some((dir, item)) = wanted.find(&self.want.view, first)? else { continue };
+            let inode = kept_inode(self.want.dirs[dir as usize].how, &item);
+            for path in own.links.get(first).into_iter().flatten() {
+                let Some((own_dir, link)) = owned.find(own, path)? else { continue };
+                let folder = wanted_of[own_dir as usize];
+                if inode == Some(link.print.ino) || folder == NONE {
+                    continue;
+                }
+                let there = beside.item(&self.want.view, folder, &link.entry.name)?;
+                let follows = there.is_some_and(|there| {
+                    matches!(there.state, State::Keep)
+                        && matches!(&there.entry.kind, EntryKind::Link { first: other } if other == first)
+                });
+                if follows {
+                    links.push((self.want.view.path_of(folder, &link.entry.name), first.to_vec()));
+                    // The folder, which may be one that is else left alone, gets its time back.
+                    if folder != 0 && dressed.insert(folder) {
+                        let path = self.want.view.path(folder);
+                        if let Some((_, item)) = beside.find(&self.want.view, &path)? {
+                            dress.push(Op::Dress { path, entry: Box::new(item.entry) });
+                        }
+                    }
                 }
             }
         }
         Ok(())
+    }
+
+    /// For each own directory, the wanted one that it is or becomes.
+    fn wanted_of(&self) -> Vec<u32> {
+        let mut wanted_of = vec![NONE; self.site.own.dirs.len()];
+        for (wanted, dir) in (0..).zip(&self.want.dirs) {
+            if dir.own != NONE {
+                wanted_of[dir.own as usize] = wanted;
+            }
+        }
+        for &(wanted, twin) in &self.want.moved_dirs {
+            for (wanted, own) in subtree(&self.want.view, wanted).into_iter().zip(subtree(self.site.own, twin)) {
+                wanted_of[own as usize] = wanted;
+            }
+        }
+        wanted_of
     }
 
     fn own_ino_if_there(&self, number: u32, name: &[u8]) -> Result<Option<u64>> {
@@ -341,39 +400,48 @@ impl View {
     }
 }
 
-/// The entry at a path of a view.
-fn find(view: &View, path: &[u8]) -> Result<Option<Item>> {
-    let mut dir = 0;
-    let mut names = path.split(|&byte| byte == b'/').peekable();
-    while let Some(name) = names.next() {
-        let mut items = view.items(dir).map_err(|cause| index_error(&cause))?;
-        let Ok(at) = items.binary_search_by(|item| (*item.entry.name).cmp(name)) else { return Ok(None) };
-        if names.peek().is_none() {
-            return Ok(Some(items.swap_remove(at)));
-        }
-        if !items[at].entry.is_dir() {
-            return Ok(None);
-        }
-        dir = child_at(view, dir, &items, at as u32);
+/// Which inode a wanted file will be, if it is one that the target has already.
+fn kept_inode(how: How, item: &Item) -> Option<u64> {
+    let stays = match how {
+        How::Same | How::Moved => true,
+        How::Compare => matches!(item.state, State::Keep | State::Touch | State::Patched | State::Moved),
+        How::New => item.state == State::Moved,
+    };
+    stays.then_some(item.print.ino)
+}
+
+/// Finds entries by their paths; remembers the directory it was in last.
+#[derive(Default)]
+struct Finder {
+    last: Option<(u32, Vec<Item>)>,
+}
+
+impl Finder {
+    /// The entry at a path of a view, and its directory.
+    fn find(&mut self, view: &View, path: &[u8]) -> Result<Option<(u32, Item)>> {
+        let (folder, name) = crate::sys::dir::split_last(path);
+        let Some(dir) = view.dir_at(folder) else { return Ok(None) };
+        Ok(self.item(view, dir, name)?.map(|item| (dir, item)))
     }
-    Ok(None)
+
+    fn item(&mut self, view: &View, dir: u32, name: &[u8]) -> Result<Option<Item>> {
+        if self.last.as_ref().is_none_or(|(last, _)| *last != dir) {
+            self.last = Some((dir, view.items(dir).map_err(|cause| index_error(&cause))?));
+        }
+        let items = self.last.as_ref().map_or(&[][..], |(_, items)| items);
+        let at = items.binary_search_by(|item| (*item.entry.name).cmp(name));
+        Ok(at.ok().map(|at| items[at].clone()))
+    }
 }
 
 /// Looks at everything the commit touched: takes over its fingerprints, and notes what is not as it was wanted.
-///
-/// `already`: paths of which something has been told; `unsure`: those that may hold something else than was wanted.
-pub fn look_again(
-    want: &mut Want,
-    root: &Dir,
-    already: &HashSet<Vec<u8>>,
-    unsure: &HashSet<Vec<u8>>,
-) -> Result<Vec<LeftOut>> {
+pub fn look_again(want: &mut Want, root: &Dir, known: &Known) -> Result<Looked> {
     // Whatever is changed from now on bears a later stamp than what is looked at here.
     clock::next_tick();
     let touched: Vec<u32> = (0..want.view.dirs.len() as u32)
         .filter(|&dir| matches!(want.dirs[dir as usize].how, How::Compare | How::New))
         .collect();
-    let looked = std::sync::Mutex::new((touched, Vec::new(), Vec::new()));
+    let looked = std::sync::Mutex::new((touched, Vec::new(), Looked::default()));
     let shown: &Want = want;
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..crate::tree::scan::threads())
@@ -381,11 +449,12 @@ pub fn look_again(
                 scope.spawn(|| -> Result<()> {
                     loop {
                         let Some(dir) = receive::lock(&looked).0.pop() else { return Ok(()) };
-                        let mut left_out = Vec::new();
-                        let found = look_at_dir(shown, dir, root, (already, unsure), &mut left_out)?;
+                        let mut seen = Looked::default();
+                        let found = look_at_dir(shown, dir, root, known, &mut seen)?;
                         let mut held = receive::lock(&looked);
                         held.1.push((dir, found));
-                        held.2.append(&mut left_out);
+                        held.2.left_out.append(&mut seen.left_out);
+                        held.2.unsure |= seen.unsure;
                     }
                 })
             })
@@ -394,7 +463,7 @@ pub fn look_again(
             .into_iter()
             .try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(Error::failed("a thread panicked"))))
     })?;
-    let (_, found, left_out) = looked.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let (_, found, seen) = looked.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     for (dir, (id, record, changed)) in found {
         let node = &mut want.view.dirs[dir as usize];
         node.id = id;
@@ -407,21 +476,40 @@ pub fn look_again(
         take_stat(&stat, &mut item);
         want.view.root = item;
     }
-    Ok(left_out)
+    Ok(seen)
+}
+
+/// What is known of the commit when it is looked at.
+pub struct Known {
+    /// Paths of which something has been told.
+    pub already: HashSet<Vec<u8>>,
+    /// Paths that may hold something else than was wanted.
+    pub unsure: HashSet<Vec<u8>>,
+    /// Something was copied where a rename was planned: inodes are others than those that were staged.
+    pub copied: bool,
+}
+
+/// What the look found.
+#[derive(Default)]
+pub struct Looked {
+    pub left_out: Vec<LeftOut>,
+    /// There is something of which the content is not known.
+    pub unsure: bool,
 }
 
 fn look_at_dir(
     want: &Want,
     dir: u32,
     root: &Dir,
-    (already, unsure): (&HashSet<Vec<u8>>, &HashSet<Vec<u8>>),
-    left_out: &mut Vec<LeftOut>,
+    known: &Known,
+    seen: &mut Looked,
 ) -> Result<((u64, u64), crate::tree::records::Ptr, bool)> {
     let path = want.view.path(dir);
     let failed = |cause| staging(&path, cause);
     let mut items = want.view.items(dir).map_err(|cause| index_error(&cause))?;
     let Ok(open) = root.open_beneath(&path) else {
         // It went while the commit ran. The index must not claim to know it.
+        seen.unsure = true;
         items.iter_mut().for_each(|item| item.print = Default::default());
         let record =
             want.view.records.append(&crate::tree::view::encode_items(&items)).map_err(|cause| index_error(&cause))?;
@@ -435,12 +523,15 @@ fn look_at_dir(
             continue;
         }
         let here = join(&path, &item.entry.name);
+        let told = known.already.contains(&here);
         item.state = State::Keep;
         item.slot = 0;
         let Some(stat) = open.stat_if_there(&item.entry.name).map_err(failed)? else {
-            if !already.contains(&here) {
-                left_out.push(LeftOut { path: here, reason: "it was removed by somebody else during the sync".into() });
+            if !told {
+                let reason = "it was removed by somebody else during the sync".into();
+                seen.left_out.push(LeftOut { path: here, reason });
             }
+            seen.unsure = true;
             item.state = State::Dropped;
             changed = true;
             continue;
@@ -460,21 +551,25 @@ fn look_at_dir(
         // was staged. (Which names are links of one file is seen anew by each scan.)
         let is_as_staged = stat.st_ino == staged && is_as_wanted(&stat, &item.entry, wanted.mtime);
         item.print.trusted = same_kind
-            && !unsure.contains(&here)
+            && !known.unsure.contains(&here)
             && (is_link || is_as_staged || item.entry.is_dir() && item.entry.meta == wanted);
         if matches!(item.entry.kind, EntryKind::Symlink { .. }) {
             item.entry.meta.mode = wanted.mode;
         }
-        if same_kind && !is_link && already.contains(&here) {
+        let is_other = !same_kind || !is_link && !item.entry.is_dir() && stat.st_ino != staged && !known.copied;
+        seen.unsure |= is_other;
+        if same_kind && !is_link && told {
             // Some of its attributes may have been refused: the index must not claim them.
             item.entry.meta.xattrs = crate::sys::meta::xattrs_at(&open, &item.entry.name).map_err(failed)?;
         }
         changed |= item.entry.meta != wanted;
-        if (!same_kind || item.entry.meta != wanted) && !already.contains(&here) && !item.entry.is_dir() {
-            left_out.push(LeftOut {
-                path: here,
-                reason: "its metadata could not be kept by the target's file system".into(),
-            });
+        let reason = match (is_other, item.entry.meta != wanted) {
+            (true, _) => "it was replaced by somebody else during the sync",
+            (false, true) if !item.entry.is_dir() => "its metadata could not be kept by the target's file system",
+            _ => continue,
+        };
+        if !told {
+            seen.left_out.push(LeftOut { path: here, reason: reason.into() });
         }
     }
     let record =

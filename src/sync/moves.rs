@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::obstacles::Obstacles;
 use super::source::index_error;
 use super::want::{How, NONE, Origin, Source, Want, children, fresh_state};
 use crate::model::{Name, Result};
@@ -37,7 +38,7 @@ impl ByContent {
 }
 
 /// Finds for everything wanted whether the target has it already.
-pub fn resolve(own: &View, want: &mut Want, salvage: Option<&View>) -> Result<()> {
+pub fn resolve(own: &View, want: &mut Want, salvage: Option<&View>, obstacles: &Obstacles<'_>) -> Result<()> {
     let mut used = vec![false; own.dirs.len()];
     for dir in &want.dirs {
         if dir.own != NONE && matches!(dir.how, How::Same | How::Compare) {
@@ -55,7 +56,12 @@ pub fn resolve(own: &View, want: &mut Want, salvage: Option<&View>) -> Result<()
         // Of several folders with this very content one may be free to go; best the one that had this name.
         let name = &want.view.dirs[wanted as usize].name;
         let alike = twins.get(&own.dirs[twin as usize].content).map_or(&[][..], Vec::as_slice);
-        let free = |dir: &&u32| subtree(own, **dir).iter().all(|&dir| !used[dir as usize] && !claimed[dir as usize]);
+        let is_reached = reached(own, want, obstacles, wanted);
+        let free = |dir: &&u32| {
+            is_reached
+                && obstacles.can_move(own, **dir)
+                && subtree(own, **dir).iter().all(|&dir| !used[dir as usize] && !claimed[dir as usize])
+        };
         let named = alike.iter().filter(|dir| own.dirs[**dir as usize].name == *name).find(free);
         match named.or_else(|| alike.iter().find(free)).copied() {
             Some(twin) => {
@@ -79,6 +85,7 @@ pub fn resolve(own: &View, want: &mut Want, salvage: Option<&View>) -> Result<()
     for &dir in &want.pending.clone() {
         let mut items = want.view.items(dir).map_err(|cause| index_error(&cause))?;
         let mut changed = false;
+        let is_reached = reached(own, want, obstacles, dir);
         for item in items.iter_mut().filter(|item| item.state == State::Fetch) {
             let EntryKind::File { size, content } = item.entry.kind else { continue };
             if size == 0 || !content.is_known() {
@@ -90,7 +97,11 @@ pub fn resolve(own: &View, want: &mut Want, salvage: Option<&View>) -> Result<()
             let mut found = None;
             for (from, at) in own_files.iter().flat_map(|files| files.candidates(content)) {
                 let leaves = !used[from as usize] || removed.contains(&(from, at));
-                let free = leaves && !claimed[from as usize] && !claimed_files.contains(&(from, at));
+                let free = leaves
+                    && is_reached
+                    && obstacles.renames_reach(from)
+                    && !claimed[from as usize]
+                    && !claimed_files.contains(&(from, at));
                 if found.is_some() && !free {
                     continue;
                 }
@@ -131,6 +142,16 @@ pub fn resolve(own: &View, want: &mut Want, salvage: Option<&View>) -> Result<()
     want.removed.retain(|place| !claimed_files.contains(place));
     want.moves.extend(claimed_files);
     Ok(())
+}
+
+/// Whether what is moved can come to a wanted directory by a rename.
+fn reached(own: &View, want: &Want, obstacles: &Obstacles<'_>, wanted: u32) -> bool {
+    let mut at = wanted;
+    while at != 0 && want.dirs[at as usize].own == NONE {
+        at = want.view.dirs[at as usize].parent;
+    }
+    let there = want.dirs[at as usize].own;
+    there == NONE || there as usize >= own.dirs.len() || obstacles.renames_reach(there)
 }
 
 fn is_content(view: &View, dir: u32, at: u32, content: Name) -> Result<bool> {

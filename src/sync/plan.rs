@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::moves::subtree;
 use super::source::index_error;
-use super::want::{How, NONE, Source, Want};
+use super::want::{How, NONE, Source, Want, children};
 use crate::model::Result;
 use crate::model::sync::{Class, Plan};
 use crate::tree::view::{Item, State, View, join};
@@ -85,10 +85,12 @@ pub fn plan(own: &View, want: &Want) -> Result<(Plan, Tally)> {
         plan.moved.add(moved(&own.path(twin), &want.view.path(wanted)), 0);
         plan.moved.count += files.saturating_sub(1);
     }
-    let moved_out: HashSet<u32> = want.moved_dirs.iter().flat_map(|&(_, twin)| subtree(own, twin)).collect();
-    let claimed = want.moved_files().collect();
+    let moved = Moved {
+        dirs: want.moved_dirs.iter().flat_map(|&(_, twin)| subtree(own, twin)).collect(),
+        files: want.moved_files().collect(),
+    };
     for &(dir, at) in &want.removed {
-        count_removed(own, dir, at, &moved_out, &claimed, &mut plan, &mut tally)?;
+        count_removed(own, want, dir, at, &moved, &mut plan, &mut tally)?;
     }
     plan.bytes_to_move = tally.bytes_to_move;
     Ok((plan, tally))
@@ -98,12 +100,18 @@ fn moved(old: &[u8], new: &[u8]) -> Vec<u8> {
     [old, b"\0", new].concat()
 }
 
+/// Own entries that move, so they are not removed.
+struct Moved {
+    dirs: HashSet<u32>,
+    files: HashSet<(u32, u32)>,
+}
+
 fn count_removed(
     own: &View,
+    want: &Want,
     dir: u32,
     at: u32,
-    moved_out: &HashSet<u32>,
-    claimed: &HashSet<(u32, u32)>,
+    moved: &Moved,
     plan: &mut Plan,
     tally: &mut Tally,
 ) -> Result<()> {
@@ -116,22 +124,33 @@ fn count_removed(
         return Ok(());
     }
     let child = child_at(own, dir, &items, at);
-    if moved_out.contains(&child) {
+    if moved.dirs.contains(&child) {
         return Ok(());
     }
     let mut first = true;
-    for below in subtree(own, child) {
-        if moved_out.contains(&below) {
+    let mut queue = vec![child];
+    while let Some(below) = queue.pop() {
+        if moved.dirs.contains(&below) || want.stays.contains(&below) {
             continue;
         }
-        if std::mem::take(&mut first) {
-            plan.removed.add(path.clone(), 0);
-        } else {
-            plan.removed.count += 1;
+        queue.extend(children(own, below));
+        // A folder stays that holds something that stays.
+        if !own.dirs[below as usize].protected {
+            if std::mem::take(&mut first) {
+                plan.removed.add(own.path(below), 0);
+            } else {
+                plan.removed.count += 1;
+            }
         }
         for (at, item) in own.items(below).map_err(|cause| index_error(&cause))?.iter().enumerate() {
-            if !item.entry.is_dir() && !claimed.contains(&(below, at as u32)) {
-                tally.removed += 1;
+            let place = (below, at as u32);
+            if item.entry.is_dir() || moved.files.contains(&place) || want.files_stay.contains(&place) {
+                continue;
+            }
+            tally.removed += 1;
+            if std::mem::take(&mut first) {
+                plan.removed.add(own.path_of(below, &item.entry.name), item.entry.size());
+            } else {
                 plan.removed.count += 1;
                 plan.removed.bytes += item.entry.size();
             }

@@ -101,6 +101,29 @@ impl Dir {
         }
     }
 
+    /// Whether `name` (empty: this directory itself) bears a flag that forbids changing or removing it: immutable, or
+    /// append-only. False where the file system has no such flags.
+    pub fn is_immutable(&self, name: &[u8]) -> Result<bool> {
+        use rustix::fs::{StatxAttributes, StatxFlags};
+        let flags = match name {
+            b"" => AtFlags::EMPTY_PATH,
+            name => {
+                one_name(name)?;
+                AtFlags::SYMLINK_NOFOLLOW
+            }
+        };
+        let stat = rustix::fs::statx(&self.0, name, flags, StatxFlags::TYPE)?;
+        let fixed = StatxAttributes::IMMUTABLE | StatxAttributes::APPEND;
+        Ok((stat.stx_attributes & stat.stx_attributes_mask).intersects(fixed))
+    }
+
+    /// Whether the file system has such flags at all.
+    pub fn knows_flags(&self) -> bool {
+        use rustix::fs::{StatxAttributes, StatxFlags};
+        rustix::fs::statx(&self.0, "", AtFlags::EMPTY_PATH, StatxFlags::TYPE)
+            .is_ok_and(|stat| stat.stx_attributes_mask.contains(StatxAttributes::IMMUTABLE))
+    }
+
     pub fn stat_self(&self) -> Result<Stat> {
         Ok(rustix::fs::fstat(&self.0)?)
     }
@@ -276,6 +299,10 @@ impl Dir {
         }
     }
 
+    pub fn remove_tree(&self, name: &[u8]) -> Result<Vec<Leftover>> {
+        self.remove_all(name).map(|()| Vec::new())
+    }
+
     /// Opens a directory that is to be emptied; one without permission for its owner gets it.
     fn open_for_removal(&self, path: &[u8]) -> Result<Dir> {
         let (parent, last) = split_last(path);
@@ -320,6 +347,12 @@ impl AsFd for Dir {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+#[derive(Debug)]
+pub struct Leftover {
+    pub path: Vec<u8>,
+    pub reason: String,
 }
 
 /// A lock file of our own, held until the value is dropped. `None` if somebody else holds it.

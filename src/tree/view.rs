@@ -139,6 +139,22 @@ impl View {
         path
     }
 
+    /// The number of the directory at a path, if there is one.
+    pub fn dir_at(&self, path: &[u8]) -> Option<u32> {
+        let mut at = 0;
+        for name in path.split(|&byte| byte == b'/').filter(|name| !name.is_empty()) {
+            let first = self.dirs[at as usize].first_child.max(1) as usize;
+            let behind = self.dirs.get(first..)?;
+            // The children of a directory stand together, in the order of their names.
+            let count = behind.partition_point(|node| node.parent == at && &*node.name < name);
+            at = match behind.get(count) {
+                Some(node) if node.parent == at && *node.name == *name => (first + count) as u32,
+                _ => return None,
+            };
+        }
+        Some(at)
+    }
+
     /// The path of an entry in a directory.
     pub fn path_of(&self, dir: u32, name: &[u8]) -> Vec<u8> {
         join(&self.path(dir), name)

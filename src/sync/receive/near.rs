@@ -39,7 +39,10 @@ impl Shared<'_> {
         let (Some(from), Some(root)) = (items.get(at as usize), self.site.root) else { return Ok(None) };
         let source = root.open_beneath(&own.path(dir)).and_then(|folder| folder.read(&from.entry.name));
         let Ok(source) = source else { return Ok(None) };
-        let list = own.records.all_chunks(from.list).map_err(|cause| index_error(&cause))?;
+        let list = match from.list.is_some() {
+            true => own.records.all_chunks(from.list).map_err(|cause| index_error(&cause))?,
+            false => Vec::new(),
+        };
         let (file, placed) = self.create(open, item)?;
         if place::copy_unchanged(&source, &file, from, &list)
             .map_err(|cause| staging(&join(&open.path, &item.entry.name), cause))?
