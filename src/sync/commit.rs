@@ -1,8 +1,9 @@
 //! From what is staged to what is there: the changes are written down ([`redo`]), made, and looked at.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 
-use super::plan::child_at;
 use super::receive::{Site, is_implied, stage_path, staging};
 use super::redo::{self, Op};
 use super::source::index_error;
@@ -15,7 +16,7 @@ use crate::sys::clock;
 use crate::sys::dir::Dir;
 use crate::tree::entry::{Entry, EntryKind, Meta};
 use crate::tree::read::{is_as_printed, kind_of, take_stat};
-use crate::tree::view::{Item, State, View, join};
+use crate::tree::view::{Item, LastDir, State, View, join};
 
 /// Gives new directories their metadata while they are still staged.
 pub fn dress_new(site: &Site<'_>, want: &Want) -> Result<Vec<LeftOut>> {
@@ -30,8 +31,8 @@ pub fn dress_new(site: &Site<'_>, want: &Want) -> Result<Vec<LeftOut>> {
         let items = want.view.items(parent).map_err(|cause| index_error(&cause))?;
         for child in new {
             let name = &want.view.dirs[child as usize].name;
-            let Some(item) = items.iter().find(|item| item.entry.name == *name) else { continue };
-            dress_one(site, want, child, &item.entry, &mut left_out)?;
+            let Ok(at) = items.binary_search_by(|item| item.entry.name.cmp(name)) else { continue };
+            dress_one(site, want, child, &items[at].entry, &mut left_out)?;
         }
     }
     if want.dirs[0].how == How::New {
@@ -65,27 +66,30 @@ fn shown_entry(site: &Site<'_>, path: &[u8], entry: &Entry) -> Entry {
 pub fn changed_since(site: &Site<'_>, want: &Want) -> Result<Vec<LeftOut>> {
     let mut changed = Vec::new();
     let Some(root) = site.root else { return Ok(changed) };
+    let mut own_dir = LastDir::default();
     for &number in &want.pending {
         let dir = want.dirs[number as usize];
         if dir.how == How::New && want.moves.is_empty() {
             continue;
         }
         for item in want.view.items(number).map_err(|cause| index_error(&cause))? {
-            let of = |own: u32| site.own.items(own).map_err(|cause| index_error(&cause));
+            let own_failed = |cause| index_error(&cause);
             let (own, known) = match item.state {
                 _ if !matches!(item.entry.kind, EntryKind::File { .. }) => continue,
                 State::Touch | State::Patched if dir.own != NONE => {
-                    (dir.own, of(dir.own)?.into_iter().find(|own| own.entry.name == item.entry.name))
+                    (dir.own, own_dir.find(site.own, dir.own, &item.entry.name).map_err(own_failed)?)
                 }
                 State::Moved => match want.origins[item.slot as usize].from {
-                    Source::Own { dir, at } => (dir, of(dir)?.into_iter().nth(at as usize)),
+                    Source::Own { dir, at } => {
+                        (dir, own_dir.items(site.own, dir).map_err(own_failed)?.get(at as usize))
+                    }
                     Source::Salvage { .. } => continue,
                 },
                 _ => continue,
             };
             let Some(known) = known else { continue };
             let now = root.open_beneath(&site.own.path(own)).and_then(|dir| dir.stat(&known.entry.name));
-            if now.is_ok_and(|stat| is_as_printed(&stat, &known)) {
+            if now.is_ok_and(|stat| is_as_printed(&stat, known)) {
                 continue;
             }
             let path = want.view.path_of(number, &item.entry.name);
@@ -106,7 +110,15 @@ pub fn changed_since(site: &Site<'_>, want: &Want) -> Result<Vec<LeftOut>> {
 pub fn write_log(site: &Site<'_>, want: &Want) -> Result<u64> {
     let failed = |cause| staging(b"the redo log", cause);
     let log = site.stage.draft_log().and_then(redo::Writer::new).map_err(failed)?;
-    let mut scribe = Scribe { site, want, log, moved: HashMap::new() };
+    let mut scribe = Scribe {
+        site,
+        want,
+        log,
+        moved: HashMap::new(),
+        own: RefCell::default(),
+        links: Vec::new(),
+        replaced: HashSet::new(),
+    };
     scribe.write()?;
     scribe.log.finish().map_err(failed)
 }
@@ -117,6 +129,12 @@ struct Scribe<'a> {
     log: redo::Writer,
     /// Where moved files wait, by their place in `origins`.
     moved: HashMap<u64, Vec<u8>>,
+    /// The own folder that was looked into last.
+    own: RefCell<Option<(u32, Rc<Vec<Item>>)>>,
+    /// Further names to be made, as wanted directory and position.
+    links: Vec<(u32, u32)>,
+    /// Files that are replaced: their further names are made anew.
+    replaced: HashSet<Vec<u8>>,
 }
 
 impl Scribe<'_> {
@@ -124,15 +142,22 @@ impl Scribe<'_> {
         self.log.push(op).map_err(|cause| staging(b"the redo log", cause))
     }
 
-    fn own_items(&self, dir: u32) -> Result<Vec<Item>> {
-        self.site.own.items(dir).map_err(|cause| index_error(&cause))
+    fn own_items(&self, dir: u32) -> Result<Rc<Vec<Item>>> {
+        let mut own = self.own.borrow_mut();
+        if let Some((held, items)) = &*own
+            && *held == dir
+        {
+            return Ok(Rc::clone(items));
+        }
+        let items = Rc::new(self.site.own.items(dir).map_err(|cause| index_error(&cause))?);
+        *own = Some((dir, Rc::clone(&items)));
+        Ok(items)
     }
 
     fn write(&mut self) -> Result<()> {
         let mut dress: Vec<Op> = Vec::new();
         let moved_dirs = self.write_moves()?;
         self.write_removals()?;
-        let mut links: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
         if self.want.dirs[0].how == How::New {
             self.push(&Op::Attach { from: Stage::new_path(0), path: Vec::new() })?;
         } else if !self.want.view.root_is_implied() {
@@ -151,23 +176,27 @@ impl Scribe<'_> {
                 self.push(&Op::Attach { from: Stage::new_path(number), path: path.clone() })?;
             }
             if pending.contains(&number) || how == How::Compare {
-                self.write_dir(number, how, &path, &moved_dirs, &mut links, &mut dress)?;
+                self.write_dir(number, how, &path, &moved_dirs, &mut dress)?;
             }
         }
-        for (path, first) in links {
-            self.push(&Op::Link { first, path })?;
-        }
+        self.relink(&mut dress)?;
+        self.write_links()?;
         dress.iter().try_for_each(|op| self.push(op))
     }
 
     /// Takes what moves out of its place.
     fn write_moves(&mut self) -> Result<HashMap<u32, Vec<u8>>> {
         let moves: HashSet<(u32, u32)> = self.want.moves.iter().copied().collect();
+        // In the order of their folders, so that each is read once.
+        let mut origins: Vec<(u32, u32, usize)> = Vec::new();
         for (number, origin) in self.want.origins.iter().enumerate() {
-            let Source::Own { dir, at } = origin.from else { continue };
-            if !moves.contains(&(dir, at)) {
-                continue;
+            match origin.from {
+                Source::Own { dir, at } if moves.contains(&(dir, at)) => origins.push((dir, at, number)),
+                _ => {}
             }
+        }
+        origins.sort_unstable();
+        for (dir, at, number) in origins {
             let items = self.own_items(dir)?;
             let item = &items[at as usize];
             let to = self.site.stage.new_trash();
@@ -200,7 +229,7 @@ impl Scribe<'_> {
                 self.push(&Op::Unlink { path, ino: item.print.ino })?;
                 continue;
             }
-            let child = child_at(self.site.own, dir, &items, at);
+            let Some(child) = self.site.own.child(dir, &item.entry.name) else { continue };
             if !twins.contains(&child) {
                 self.remove_dir(child)?;
             }
@@ -230,13 +259,12 @@ impl Scribe<'_> {
         how: How,
         path: &[u8],
         moved_dirs: &HashMap<u32, Vec<u8>>,
-        links: &mut Vec<(Vec<u8>, Vec<u8>)>,
         dress: &mut Vec<Op>,
     ) -> Result<()> {
         let items = self.want.view.items(number).map_err(|cause| index_error(&cause))?;
         let mut child = self.want.view.dirs[number as usize].first_child;
         let mut late = false;
-        for item in &items {
+        for (at, item) in (0u32..).zip(&items) {
             let here = join(path, &item.entry.name);
             let this = child;
             child += u32::from(item.entry.is_dir());
@@ -244,7 +272,7 @@ impl Scribe<'_> {
             match item.state {
                 State::Staged => {
                     self.push(&Op::Attach { from: Stage::slot_path(item.slot), path: here.clone() })?;
-                    self.relink(&here, links, dress)?;
+                    self.replace(here.clone());
                 }
                 State::Patched => {
                     let ino = self.own_ino(number, &item.entry.name)?;
@@ -255,7 +283,7 @@ impl Scribe<'_> {
                     let from = self.moved.get(&item.slot).cloned();
                     let from = from.ok_or_else(|| Error::failed("a move has lost its start"))?;
                     self.push(&Op::Attach { from, path: here.clone() })?;
-                    self.relink(&here, links, dress)?;
+                    self.replace(here.clone());
                     dress.push(dressed(&item.entry));
                     late = true;
                 }
@@ -267,10 +295,8 @@ impl Scribe<'_> {
                     late = true;
                 }
                 State::Hardlink => {
-                    if let EntryKind::Link { first } = &item.entry.kind {
-                        links.push((here, first.to_vec()));
-                        late = true;
-                    }
+                    self.links.push((number, at));
+                    late = true;
                 }
                 State::Touch => dress.push(dressed(&item.entry)),
                 // Its own entries may change, and with them its time.
@@ -301,19 +327,59 @@ impl Scribe<'_> {
             || items.iter().any(|item| matches!(item.state, State::Moved | State::MovedDir | State::Hardlink)))
     }
 
+    /// Another file comes to this path.
+    fn replace(&mut self, path: Vec<u8>) {
+        if !self.site.own.links.is_empty() {
+            self.replaced.insert(path);
+        }
+    }
+
     /// A file that is replaced takes its further names along.
-    fn relink(&self, first: &[u8], links: &mut Vec<(Vec<u8>, Vec<u8>)>, dress: &mut Vec<Op>) -> Result<()> {
-        for path in self.site.own.links.get(first).into_iter().flatten() {
-            let wanted = find(&self.want.view, path)?;
-            if wanted
-                .is_some_and(|item| matches!(&item.entry.kind, EntryKind::Link { first: other } if **other == *first))
+    fn relink(&mut self, dress: &mut Vec<Op>) -> Result<()> {
+        let (own, want) = (self.site.own, &self.want.view);
+        let (mut folders, mut above) = (LastDir::default(), LastDir::default());
+        let mut here: Option<(u32, Option<u32>)> = None;
+        let mut relinked: Vec<(u32, u32)> = Vec::new();
+        own.each_link(&self.replaced, |dir, _, item| {
+            let number = match here {
+                Some((last, number)) if last == dir => number,
+                _ => want.dir_at(&own.path(dir)),
+            };
+            here = Some((dir, number));
+            let Some(number) = number else { return Ok(()) };
+            let items = folders.items(want, number)?;
+            if let Ok(at) = items.binary_search_by(|wanted| wanted.entry.name.cmp(&item.entry.name))
+                && items[at].entry.kind == item.entry.kind
             {
-                links.push((path.to_vec(), first.to_vec()));
-                // Its folder, which may be one that is else left alone, gets its time back.
-                let (folder, _) = crate::sys::dir::split_last(path);
-                if let Some(folder_item) = find(&self.want.view, folder)? {
-                    dress.push(Op::Dress { path: folder.to_vec(), entry: Box::new(folder_item.entry) });
-                }
+                relinked.push((number, at as u32));
+            }
+            Ok(())
+        })
+        .map_err(|cause| index_error(&cause))?;
+        for relinked in relinked.chunk_by(|a, b| a.0 == b.0) {
+            self.links.extend(relinked);
+            // Their folder, which may be one that is else left alone, gets its time back.
+            let Some(&(number, _)) = relinked.first().filter(|(number, _)| *number != 0) else { continue };
+            let node = &want.dirs[number as usize];
+            if let Some(folder) = above.find(want, node.parent, &node.name).map_err(|cause| index_error(&cause))? {
+                dress.push(Op::Dress { path: want.path(number), entry: Box::new(folder.entry.clone()) });
+            }
+        }
+        Ok(())
+    }
+
+    /// Every further name, when all files are in place.
+    fn write_links(&mut self) -> Result<()> {
+        let mut links = std::mem::take(&mut self.links);
+        links.sort_unstable();
+        links.dedup();
+        let mut folder = LastDir::default();
+        for (number, at) in links {
+            let items = folder.items(&self.want.view, number).map_err(|cause| index_error(&cause))?;
+            let item = &items[at as usize];
+            if let EntryKind::Link { first } = &item.entry.kind {
+                let path = self.want.view.path_of(number, &item.entry.name);
+                self.push(&Op::Link { first: first.to_vec(), path })?;
             }
         }
         Ok(())
@@ -324,7 +390,8 @@ impl Scribe<'_> {
             NONE => Ok(None),
             own => {
                 let items = self.own_items(own)?;
-                Ok(items.iter().find(|item| *item.entry.name == *name).map(|item| item.print.ino))
+                let at = items.binary_search_by(|item| (*item.entry.name).cmp(name));
+                Ok(at.ok().map(|at| items[at].print.ino))
             }
         }
     }
@@ -339,24 +406,6 @@ impl View {
     fn root_is_implied(&self) -> bool {
         self.dirs[0].implied
     }
-}
-
-/// The entry at a path of a view.
-fn find(view: &View, path: &[u8]) -> Result<Option<Item>> {
-    let mut dir = 0;
-    let mut names = path.split(|&byte| byte == b'/').peekable();
-    while let Some(name) = names.next() {
-        let mut items = view.items(dir).map_err(|cause| index_error(&cause))?;
-        let Ok(at) = items.binary_search_by(|item| (*item.entry.name).cmp(name)) else { return Ok(None) };
-        if names.peek().is_none() {
-            return Ok(Some(items.swap_remove(at)));
-        }
-        if !items[at].entry.is_dir() {
-            return Ok(None);
-        }
-        dir = child_at(view, dir, &items, at as u32);
-    }
-    Ok(None)
 }
 
 /// Looks at everything the commit touched: takes over its fingerprints, and notes what is not as it was wanted.
