@@ -1,9 +1,10 @@
 //! From what is staged to what is there: the changes are written down ([`redo`]), made, and looked at.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 
 use super::moves::subtree;
-use super::plan::child_at;
 use super::receive::{Site, is_implied, stage_path, staging};
 use super::redo::{self, Op};
 use super::source::index_error;
@@ -16,7 +17,7 @@ use crate::sys::clock;
 use crate::sys::dir::Dir;
 use crate::tree::entry::{Entry, EntryKind, Meta};
 use crate::tree::read::{is_as_printed, kind_of, take_stat};
-use crate::tree::view::{Item, State, View, join};
+use crate::tree::view::{Item, LastDir, State, View, join};
 
 /// Gives new directories their metadata while they are still staged.
 pub fn dress_new(site: &Site<'_>, want: &Want) -> Result<Vec<LeftOut>> {
@@ -31,8 +32,8 @@ pub fn dress_new(site: &Site<'_>, want: &Want) -> Result<Vec<LeftOut>> {
         let items = want.view.items(parent).map_err(|cause| index_error(&cause))?;
         for child in new {
             let name = &want.view.dirs[child as usize].name;
-            let Some(item) = items.iter().find(|item| item.entry.name == *name) else { continue };
-            dress_one(site, want, child, &item.entry, &mut left_out)?;
+            let Ok(at) = items.binary_search_by(|item| item.entry.name.cmp(name)) else { continue };
+            dress_one(site, want, child, &items[at].entry, &mut left_out)?;
         }
     }
     if want.dirs[0].how == How::New {
@@ -66,27 +67,30 @@ fn shown_entry(site: &Site<'_>, path: &[u8], entry: &Entry) -> Entry {
 pub fn changed_since(site: &Site<'_>, want: &Want) -> Result<Vec<LeftOut>> {
     let mut changed = Vec::new();
     let Some(root) = site.root else { return Ok(changed) };
+    let mut own_dir = LastDir::default();
     for &number in &want.pending {
         let dir = want.dirs[number as usize];
         if dir.how == How::New && want.moves.is_empty() {
             continue;
         }
         for item in want.view.items(number).map_err(|cause| index_error(&cause))? {
-            let of = |own: u32| site.own.items(own).map_err(|cause| index_error(&cause));
+            let own_failed = |cause| index_error(&cause);
             let (own, known) = match item.state {
                 _ if !matches!(item.entry.kind, EntryKind::File { .. }) => continue,
                 State::Touch | State::Patched if dir.own != NONE => {
-                    (dir.own, of(dir.own)?.into_iter().find(|own| own.entry.name == item.entry.name))
+                    (dir.own, own_dir.find(site.own, dir.own, &item.entry.name).map_err(own_failed)?)
                 }
                 State::Moved => match want.origins[item.slot as usize].from {
-                    Source::Own { dir, at } => (dir, of(dir)?.into_iter().nth(at as usize)),
+                    Source::Own { dir, at } => {
+                        (dir, own_dir.items(site.own, dir).map_err(own_failed)?.get(at as usize))
+                    }
                     Source::Salvage { .. } => continue,
                 },
                 _ => continue,
             };
             let Some(known) = known else { continue };
             let now = root.open_beneath(&site.own.path(own)).and_then(|dir| dir.stat(&known.entry.name));
-            if now.is_ok_and(|stat| is_as_printed(&stat, &known)) {
+            if now.is_ok_and(|stat| is_as_printed(&stat, known)) {
                 continue;
             }
             let path = want.view.path_of(number, &item.entry.name);
@@ -114,7 +118,15 @@ pub struct Summary {
 pub fn write_log(site: &Site<'_>, want: &Want) -> Result<Summary> {
     let failed = |cause| staging(b"the redo log", cause);
     let log = site.stage.draft_log().and_then(redo::Writer::new).map_err(failed)?;
-    let mut scribe = Scribe { site, want, log, moved: HashMap::new(), summary: Summary::default() };
+    let mut scribe = Scribe {
+        site,
+        want,
+        log,
+        moved: HashMap::new(),
+        own: RefCell::default(),
+        links: Vec::new(),
+        summary: Summary::default(),
+    };
     scribe.write()?;
     scribe.log.finish().map_err(failed)?;
     Ok(scribe.summary)
@@ -126,6 +138,10 @@ struct Scribe<'a> {
     log: redo::Writer,
     /// Where moved files wait, by their place in `origins`.
     moved: HashMap<u64, Vec<u8>>,
+    /// The own folder that was looked into last.
+    own: RefCell<Option<(u32, Rc<Vec<Item>>)>>,
+    /// Further names to be made, as wanted directory and position.
+    links: Vec<(u32, u32)>,
     summary: Summary,
 }
 
@@ -134,15 +150,22 @@ impl Scribe<'_> {
         self.log.push(op).map_err(|cause| staging(b"the redo log", cause))
     }
 
-    fn own_items(&self, dir: u32) -> Result<Vec<Item>> {
-        self.site.own.items(dir).map_err(|cause| index_error(&cause))
+    fn own_items(&self, dir: u32) -> Result<Rc<Vec<Item>>> {
+        let mut own = self.own.borrow_mut();
+        if let Some((held, items)) = &*own
+            && *held == dir
+        {
+            return Ok(Rc::clone(items));
+        }
+        let items = Rc::new(self.site.own.items(dir).map_err(|cause| index_error(&cause))?);
+        *own = Some((dir, Rc::clone(&items)));
+        Ok(items)
     }
 
     fn write(&mut self) -> Result<()> {
         let mut dress: Vec<Op> = Vec::new();
         let moved_dirs = self.write_moves()?;
         self.write_removals()?;
-        let mut links: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
         if self.want.dirs[0].how == How::New {
             self.push(&Op::Attach { from: Stage::new_path(0), path: Vec::new() })?;
         } else if !self.want.view.root_is_implied() {
@@ -161,24 +184,27 @@ impl Scribe<'_> {
                 self.push(&Op::Attach { from: Stage::new_path(number), path: path.clone() })?;
             }
             if pending.contains(&number) || how == How::Compare {
-                self.write_dir(number, how, &path, &moved_dirs, &mut links, &mut dress)?;
+                self.write_dir(number, how, &path, &moved_dirs, &mut dress)?;
             }
         }
-        self.relink(&mut links, &mut dress)?;
-        for (path, first) in links {
-            self.push(&Op::Link { first, path })?;
-        }
+        self.relink(&mut dress)?;
+        self.write_links()?;
         dress.iter().try_for_each(|op| self.push(op))
     }
 
     /// Takes what moves out of its place.
     fn write_moves(&mut self) -> Result<HashMap<u32, Vec<u8>>> {
         let moves: HashSet<(u32, u32)> = self.want.moves.iter().copied().collect();
+        // In the order of their folders, so that each is read once.
+        let mut origins: Vec<(u32, u32, usize)> = Vec::new();
         for (number, origin) in self.want.origins.iter().enumerate() {
-            let Source::Own { dir, at } = origin.from else { continue };
-            if !moves.contains(&(dir, at)) {
-                continue;
+            match origin.from {
+                Source::Own { dir, at } if moves.contains(&(dir, at)) => origins.push((dir, at, number)),
+                _ => {}
             }
+        }
+        origins.sort_unstable();
+        for (dir, at, number) in origins {
             let items = self.own_items(dir)?;
             let item = &items[at as usize];
             let to = self.site.stage.new_trash();
@@ -211,7 +237,7 @@ impl Scribe<'_> {
                 self.push(&Op::Unlink { path, ino: item.print.ino })?;
                 continue;
             }
-            let child = child_at(self.site.own, dir, &items, at);
+            let Some(child) = self.site.own.child(dir, &item.entry.name) else { continue };
             if !twins.contains(&child) {
                 self.remove_dir(child)?;
             }
@@ -252,13 +278,12 @@ impl Scribe<'_> {
         how: How,
         path: &[u8],
         moved_dirs: &HashMap<u32, Vec<u8>>,
-        links: &mut Vec<(Vec<u8>, Vec<u8>)>,
         dress: &mut Vec<Op>,
     ) -> Result<()> {
         let items = self.want.view.items(number).map_err(|cause| index_error(&cause))?;
         let mut child = self.want.view.dirs[number as usize].first_child;
         let mut late = false;
-        for item in &items {
+        for (at, item) in (0u32..).zip(&items) {
             let here = join(path, &item.entry.name);
             let this = child;
             child += u32::from(item.entry.is_dir());
@@ -287,10 +312,8 @@ impl Scribe<'_> {
                     late = true;
                 }
                 State::Hardlink => {
-                    if let EntryKind::Link { first } = &item.entry.kind {
-                        links.push((here, first.to_vec()));
-                        late = true;
-                    }
+                    self.links.push((number, at));
+                    late = true;
                 }
                 State::Touch => dress.push(dressed(&item.entry)),
                 // Its own entries may change, and with them its time.
@@ -323,40 +346,40 @@ impl Scribe<'_> {
 
     /// Makes further names anew whose file is another one afterwards: an equal entry only says which first name it follows.
     /// It may stand in a folder that is else left as it is, or that has moved.
-    fn relink(&self, links: &mut Vec<(Vec<u8>, Vec<u8>)>, dress: &mut Vec<Op>) -> Result<()> {
-        let own = self.site.own;
-        if own.links.is_empty() {
-            return Ok(());
-        }
+    fn relink(&mut self, dress: &mut Vec<Op>) -> Result<()> {
+        let (own, want) = (self.site.own, self.want);
+        let failed = |cause: std::io::Error| index_error(&cause);
         let wanted_of = self.wanted_of();
-        let mut firsts: Vec<&Box<[u8]>> = own.links.keys().collect();
-        firsts.sort_unstable();
-        let (mut wanted, mut owned, mut beside) = (Finder::default(), Finder::default(), Finder::default());
-        let mut dressed: HashSet<u32> = HashSet::new();
-        for first in firsts {
-            let Some((dir, item)) = wanted.find(&self.want.view, first)? else { continue };
-            let inode = kept_inode(self.want.dirs[dir as usize].how, &item);
-            for path in own.links.get(first).into_iter().flatten() {
-                let Some((own_dir, link)) = owned.find(own, path)? else { continue };
-                let folder = wanted_of[own_dir as usize];
-                if inode == Some(link.print.ino) || folder == NONE {
+        let (mut first_dir, mut above) = (LastDir::default(), LastDir::default());
+        for dir in own.links.folders() {
+            let folder = wanted_of[dir as usize];
+            if folder == NONE {
+                continue;
+            }
+            let items = own.items(dir).map_err(failed)?;
+            let wanted = want.view.items(folder).map_err(failed)?;
+            let before = self.links.len();
+            for (first_in, at) in firsts_in_question(want, &items) {
+                let link = &items[at as usize];
+                let EntryKind::Link { first } = &link.entry.kind else { continue };
+                let (_, name) = crate::sys::dir::split_last(first);
+                let Some(file) = first_dir.find(&want.view, first_in, name).map_err(failed)? else { continue };
+                if kept_inode(want.dirs[first_in as usize].how, file) == Some(link.print.ino) {
                     continue;
                 }
-                let there = beside.item(&self.want.view, folder, &link.entry.name)?;
-                let follows = there.is_some_and(|there| {
-                    matches!(there.state, State::Keep)
-                        && matches!(&there.entry.kind, EntryKind::Link { first: other } if other == first)
-                });
-                if follows {
-                    links.push((self.want.view.path_of(folder, &link.entry.name), first.to_vec()));
-                    // The folder, which may be one that is else left alone, gets its time back.
-                    if folder != 0 && dressed.insert(folder) {
-                        let path = self.want.view.path(folder);
-                        if let Some((_, item)) = beside.find(&self.want.view, &path)? {
-                            dress.push(Op::Dress { path, entry: Box::new(item.entry) });
-                        }
-                    }
-                }
+                let there = wanted.binary_search_by(|item| item.entry.name.cmp(&link.entry.name));
+                let follows = there
+                    .ok()
+                    .filter(|&at| wanted[at].state == State::Keep && wanted[at].entry.kind == link.entry.kind);
+                self.links.extend(follows.map(|at| (folder, at as u32)));
+            }
+            // The folder, which may be one that is else left alone, gets its time back.
+            let node = &want.view.dirs[folder as usize];
+            if self.links.len() > before
+                && folder != 0
+                && let Some(item) = above.find(&want.view, node.parent, &node.name).map_err(failed)?
+            {
+                dress.push(Op::Dress { path: want.view.path(folder), entry: Box::new(item.entry.clone()) });
             }
         }
         Ok(())
@@ -378,12 +401,30 @@ impl Scribe<'_> {
         wanted_of
     }
 
+    /// Every further name, when all files are in place.
+    fn write_links(&mut self) -> Result<()> {
+        let mut links = std::mem::take(&mut self.links);
+        links.sort_unstable();
+        links.dedup();
+        let mut folder = LastDir::default();
+        for (number, at) in links {
+            let items = folder.items(&self.want.view, number).map_err(|cause| index_error(&cause))?;
+            let item = &items[at as usize];
+            if let EntryKind::Link { first } = &item.entry.kind {
+                let path = self.want.view.path_of(number, &item.entry.name);
+                self.push(&Op::Link { first: first.to_vec(), path })?;
+            }
+        }
+        Ok(())
+    }
+
     fn own_ino_if_there(&self, number: u32, name: &[u8]) -> Result<Option<u64>> {
         match self.want.dirs[number as usize].own {
             NONE => Ok(None),
             own => {
                 let items = self.own_items(own)?;
-                Ok(items.iter().find(|item| *item.entry.name == *name).map(|item| item.print.ino))
+                let at = items.binary_search_by(|item| (*item.entry.name).cmp(name));
+                Ok(at.ok().map(|at| items[at].print.ino))
             }
         }
     }
@@ -410,28 +451,26 @@ fn kept_inode(how: How, item: &Item) -> Option<u64> {
     stays.then_some(item.print.ino)
 }
 
-/// Finds entries by their paths; remembers the directory it was in last.
-#[derive(Default)]
-struct Finder {
-    last: Option<(u32, Vec<Item>)>,
-}
-
-impl Finder {
-    /// The entry at a path of a view, and its directory.
-    fn find(&mut self, view: &View, path: &[u8]) -> Result<Option<(u32, Item)>> {
-        let (folder, name) = crate::sys::dir::split_last(path);
-        let Some(dir) = view.dir_at(folder) else { return Ok(None) };
-        Ok(self.item(view, dir, name)?.map(|item| (dir, item)))
-    }
-
-    fn item(&mut self, view: &View, dir: u32, name: &[u8]) -> Result<Option<Item>> {
-        if self.last.as_ref().is_none_or(|(last, _)| *last != dir) {
-            self.last = Some((dir, view.items(dir).map_err(|cause| index_error(&cause))?));
+/// The links among these entries whose file may be another one afterwards: the wanted directory of its first name, and the
+/// position of the link. In the order of those directories, so that each is read once.
+fn firsts_in_question(want: &Want, items: &[Item]) -> Vec<(u32, u32)> {
+    let mut found = Vec::new();
+    let mut last: Option<(&[u8], Option<u32>)> = None;
+    for (at, item) in (0u32..).zip(items) {
+        let EntryKind::Link { first } = &item.entry.kind else { continue };
+        let (above, _) = crate::sys::dir::split_last(first);
+        let dir = match last {
+            Some((path, dir)) if path == above => dir,
+            _ => want.view.dir_at(above),
+        };
+        last = Some((above, dir));
+        // What is in a folder that stays as it is stays the same file.
+        if let Some(dir) = dir.filter(|dir| want.dirs[*dir as usize].how != How::Same) {
+            found.push((dir, at));
         }
-        let items = self.last.as_ref().map_or(&[][..], |(_, items)| items);
-        let at = items.binary_search_by(|item| (*item.entry.name).cmp(name));
-        Ok(at.ok().map(|at| items[at].clone()))
     }
+    found.sort_unstable();
+    found
 }
 
 /// Looks at everything the commit touched: takes over its fingerprints, and notes what is not as it was wanted.

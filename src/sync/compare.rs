@@ -15,7 +15,7 @@ use crate::tree::entry::{Entry, EntryKind};
 use crate::tree::filter::{Filter, Stand};
 use crate::tree::link::{Ask, ListingNode, Tell};
 use crate::tree::node::{ListBuilder, ListKind, decode_entries};
-use crate::tree::view::{DirNode, Item, Print, State, View, join};
+use crate::tree::view::{DirNode, Item, Links, Print, State, View, join};
 
 /// Parts of about a mebibyte in which one directory is told, at most: some ten million names.
 const LISTING_PARTS: u32 = 1024;
@@ -54,7 +54,7 @@ pub fn compare(
                 records: Arc::clone(&own.records),
                 root: Item::new(root.clone(), Print::default()),
                 dirs: vec![new_node(0, b"", own.dirs[0].implied)],
-                links: HashMap::new(),
+                links: Links::default(),
                 entries: 0,
                 bytes: 0,
             },

@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use super::pages::Pages;
 use super::place;
@@ -37,7 +37,7 @@ const IN_PLACE_MIN: u64 = 64 << 20;
 /// The target's older version of a file.
 pub struct Basis {
     item: Item,
-    file: File,
+    file: Arc<File>,
     chunks: Vec<(ChunkRef, u64)>,
 }
 
@@ -55,7 +55,7 @@ impl Basis {
             }
             _ => Vec::new(),
         };
-        Ok(Some(Basis { item, file, chunks: with_offsets(list) }))
+        Ok(Some(Basis { item, file: Arc::new(file), chunks: with_offsets(list) }))
     }
 
     fn is_unchanged(&self) -> bool {
@@ -72,28 +72,34 @@ fn with_offsets(list: Vec<ChunkRef>) -> Vec<(ChunkRef, u64)> {
     list.into_iter().map(place).collect()
 }
 
-/// The chunks of big files that an earlier try staged in part.
+/// Leftover files kept open.
+const LEFTOVERS_OPEN: usize = 16;
+
+/// The chunks of big files that an earlier try staged in part. There may be any number of such files: each is opened when a
+/// chunk of it is wanted.
 #[derive(Default)]
-pub struct Leftovers {
-    files: Vec<File>,
+pub struct Leftovers<'a> {
+    /// The folder in which they lie, with its view.
+    place: Option<(&'a View, &'a Dir)>,
+    /// Folder and name.
+    files: Vec<(u32, Box<[u8]>)>,
     /// By the first bytes of the chunk's name.
-    chunks: HashMap<u64, (ChunkRef, usize, u64)>,
+    chunks: HashMap<u64, (ChunkRef, u32, u64)>,
+    /// Those that were used last, the latest at the end.
+    open: Mutex<Vec<(u32, Arc<File>)>>,
 }
 
-impl Leftovers {
-    pub fn of(view: &View, root: &Dir) -> Result<Leftovers> {
-        let mut found = Leftovers::default();
+impl<'a> Leftovers<'a> {
+    pub fn of(view: &'a View, root: &'a Dir) -> Result<Leftovers<'a>> {
+        let mut found = Leftovers { place: Some((view, root)), ..Leftovers::default() };
         for dir in 0..view.dirs.len() as u32 {
             for item in view.items(dir).map_err(|cause| index_error(&cause))?.iter().filter(|item| item.list.is_some())
             {
-                let Ok(file) = root.open_beneath(&view.path(dir)).and_then(|open| open.read(&item.entry.name)) else {
-                    continue;
-                };
                 let list = view.records.all_chunks(item.list).map_err(|cause| index_error(&cause))?;
                 for (chunk, offset) in with_offsets(list) {
-                    found.chunks.insert(chunk.name.prefix(), (chunk, found.files.len(), offset));
+                    found.chunks.insert(chunk.name.prefix(), (chunk, found.files.len() as u32, offset));
                 }
-                found.files.push(file);
+                found.files.push((dir, item.entry.name.clone()));
             }
         }
         Ok(found)
@@ -103,9 +109,28 @@ impl Leftovers {
         self.chunks.is_empty()
     }
 
-    fn find(&self, chunk: &ChunkRef) -> Option<(&File, u64)> {
-        let (found, file, offset) = self.chunks.get(&chunk.name.prefix())?;
-        (found == chunk).then(|| (&self.files[*file], *offset))
+    /// A file that has this chunk, and where. `None`, too, where the file is there no more: it may have been taken whole.
+    fn find(&self, chunk: &ChunkRef) -> Option<(Arc<File>, u64)> {
+        let (_, file, offset) = self.chunks.get(&chunk.name.prefix()).filter(|(found, ..)| found == chunk)?;
+        Some((self.file(*file)?, *offset))
+    }
+
+    fn file(&self, number: u32) -> Option<Arc<File>> {
+        let mut open = lock(&self.open);
+        if let Some(at) = open.iter().position(|(held, _)| *held == number) {
+            let found = open.remove(at);
+            let file = Arc::clone(&found.1);
+            open.push(found);
+            return Some(file);
+        }
+        let (view, root) = self.place?;
+        let (dir, name) = &self.files[number as usize];
+        let file = Arc::new(root.open_beneath(&view.path(*dir)).and_then(|folder| folder.read(name)).ok()?);
+        if open.len() == LEFTOVERS_OPEN {
+            open.remove(0);
+        }
+        open.push((number, Arc::clone(&file)));
+        Some(file)
     }
 }
 
@@ -278,14 +303,14 @@ impl Delta {
                     shared.add_bytes_done(chunk.len.into());
                     continue;
                 }
-                (Found::InPlace, Some(basis)) => Some((&basis.file, *offset)),
-                (Found::Own(from), Some(basis)) if !pages => Some((&basis.file, *from)),
+                (Found::InPlace, Some(basis)) => Some((Arc::clone(&basis.file), *offset)),
+                (Found::Own(from), Some(basis)) if !pages => Some((Arc::clone(&basis.file), *from)),
                 _ if pages => None,
                 _ => shared.leftovers.find(chunk),
             };
             let is_here = match from {
                 _ if !pages && place::is_zeros(chunk) => build.write(&place::ZEROS, *offset).map(|()| true),
-                Some((from, at)) => build.copy(from, at, chunk, *offset, &mut buffer),
+                Some((from, at)) => build.copy(&from, at, chunk, *offset, &mut buffer),
                 None => Ok(false),
             };
             match is_here.map_err(failed)? {

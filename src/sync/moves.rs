@@ -8,7 +8,7 @@ use super::source::index_error;
 use super::want::{How, NONE, Origin, Source, Want, children, fresh_state};
 use crate::model::{Name, Result};
 use crate::tree::entry::EntryKind;
-use crate::tree::view::{Item, State, View};
+use crate::tree::view::{Item, LastDir, State, View};
 
 /// Own files by content: the first bytes of the content's name, the directory, the position in it. Sorted.
 struct ByContent(Vec<(u64, u32, u32)>);
@@ -78,6 +78,7 @@ pub fn resolve(own: &View, want: &mut Want, salvage: Option<&View>, obstacles: &
     }
     let mut own_files: Option<ByContent> = None;
     let salvaged = salvage.map(ByContent::of).transpose()?;
+    let (mut own_dir, mut salvage_dir) = (LastDir::default(), LastDir::default());
     let removed: HashSet<(u32, u32)> = want.removed.iter().copied().collect();
     let mut claimed_files: HashSet<(u32, u32)> = HashSet::new();
     want.pending.sort_unstable();
@@ -105,7 +106,7 @@ pub fn resolve(own: &View, want: &mut Want, salvage: Option<&View>, obstacles: &
                 if found.is_some() && !free {
                     continue;
                 }
-                if is_content(own, from, at, content)? {
+                if is_content(&mut own_dir, own, from, at, content)? {
                     found = Some((if free { State::Moved } else { State::Local }, Source::Own { dir: from, at }));
                     if free {
                         claimed_files.insert((from, at));
@@ -117,7 +118,7 @@ pub fn resolve(own: &View, want: &mut Want, salvage: Option<&View>, obstacles: &
                 && let (Some(files), Some(view)) = (&salvaged, salvage)
             {
                 for (from, at) in files.candidates(content) {
-                    if is_content(view, from, at, content)? {
+                    if is_content(&mut salvage_dir, view, from, at, content)? {
                         found = Some((State::Local, Source::Salvage { dir: from, at }));
                         break;
                     }
@@ -127,7 +128,7 @@ pub fn resolve(own: &View, want: &mut Want, salvage: Option<&View>, obstacles: &
                 want.origins.push(Origin { from, src_entry: item.slot as u32 });
                 item.slot = want.origins.len() as u64 - 1;
                 if let (State::Moved, Source::Own { dir, at }) = (state, from) {
-                    let own_items = own.items(dir).map_err(|cause| index_error(&cause))?;
+                    let own_items = own_dir.items(own, dir).map_err(|cause| index_error(&cause))?;
                     item.print = own_items[at as usize].print;
                     item.list = own_items[at as usize].list;
                 }
@@ -154,8 +155,8 @@ fn reached(own: &View, want: &Want, obstacles: &Obstacles<'_>, wanted: u32) -> b
     there == NONE || there as usize >= own.dirs.len() || obstacles.renames_reach(there)
 }
 
-fn is_content(view: &View, dir: u32, at: u32, content: Name) -> Result<bool> {
-    let items = view.items(dir).map_err(|cause| index_error(&cause))?;
+fn is_content(last: &mut LastDir, view: &View, dir: u32, at: u32, content: Name) -> Result<bool> {
+    let items = last.items(view, dir).map_err(|cause| index_error(&cause))?;
     Ok(items.get(at as usize).is_some_and(|item| item.entry.content() == Some(content)))
 }
 

@@ -239,7 +239,7 @@ impl HoldBack<'_> {
             let items = own.items(dir).map_err(|cause| index_error(&cause))?;
             let Some(item) = items.get(at as usize) else { continue };
             if item.entry.is_dir() {
-                let child = super::plan::child_at(own, dir, &items, at);
+                let Some(child) = own.child(dir, &item.entry.name) else { continue };
                 if !want.moved_dirs.iter().any(|&(_, twin)| twin == child) {
                     self.removal_below(own, want, child)?;
                 }

@@ -7,7 +7,7 @@ use super::source::index_error;
 use super::want::{How, NONE, Source, Want, children};
 use crate::model::Result;
 use crate::model::sync::{Class, Plan};
-use crate::tree::view::{Item, State, View, join};
+use crate::tree::view::{Item, LastDir, State, View, join};
 
 /// Paths shown of each kind.
 const FIRST: usize = 10;
@@ -27,6 +27,7 @@ pub struct Tally {
 pub fn plan(own: &View, want: &Want) -> Result<(Plan, Tally)> {
     let mut plan = Plan::default();
     let mut tally = Tally::default();
+    let mut from_dir = LastDir::default();
     let items_of = |view: &View, dir: u32| view.items(dir).map_err(|cause| index_error(&cause));
     if want.dirs[0].own == 0 && want.view.root.entry.meta != own.root.entry.meta {
         plan.touched.add(Vec::new(), 0);
@@ -68,7 +69,7 @@ pub fn plan(own: &View, want: &Want) -> Result<(Plan, Tally)> {
                 State::Moved => {
                     tally.moved += 1;
                     let Source::Own { dir, at } = want.origins[item.slot as usize].from else { continue };
-                    let from = items_of(own, dir)?;
+                    let from = from_dir.items(own, dir).map_err(|cause| index_error(&cause))?;
                     let old = own.path_of(dir, &from[at as usize].entry.name);
                     plan.moved.add(moved(&old, &path), size);
                 }
@@ -85,12 +86,15 @@ pub fn plan(own: &View, want: &Want) -> Result<(Plan, Tally)> {
         plan.moved.add(moved(&own.path(twin), &want.view.path(wanted)), 0);
         plan.moved.count += files.saturating_sub(1);
     }
-    let moved = Moved {
+    let gone = Moved {
         dirs: want.moved_dirs.iter().flat_map(|&(_, twin)| subtree(own, twin)).collect(),
         files: want.moved_files().collect(),
     };
     for &(dir, at) in &want.removed {
-        count_removed(own, want, dir, at, &moved, &mut plan, &mut tally)?;
+        let items = from_dir.items(own, dir).map_err(|cause| index_error(&cause))?;
+        if let Some(item) = items.get(at as usize) {
+            count_removed(own, want, dir, item, &gone, &mut plan, &mut tally)?;
+        }
     }
     plan.bytes_to_move = tally.bytes_to_move;
     Ok((plan, tally))
@@ -110,20 +114,18 @@ fn count_removed(
     own: &View,
     want: &Want,
     dir: u32,
-    at: u32,
+    item: &Item,
     moved: &Moved,
     plan: &mut Plan,
     tally: &mut Tally,
 ) -> Result<()> {
-    let items: Vec<Item> = own.items(dir).map_err(|cause| index_error(&cause))?;
-    let Some(item) = items.get(at as usize) else { return Ok(()) };
     let path = own.path_of(dir, &item.entry.name);
     if !item.entry.is_dir() {
         tally.removed += 1;
         plan.removed.add(path, item.entry.size());
         return Ok(());
     }
-    let child = child_at(own, dir, &items, at);
+    let Some(child) = own.child(dir, &item.entry.name) else { return Ok(()) };
     if moved.dirs.contains(&child) {
         return Ok(());
     }
@@ -157,12 +159,6 @@ fn count_removed(
         }
     }
     Ok(())
-}
-
-/// The number of the directory that is entry `at` of `dir`.
-pub fn child_at(view: &View, dir: u32, items: &[Item], at: u32) -> u32 {
-    let before = items[..at as usize].iter().filter(|item| item.entry.is_dir()).count() as u32;
-    view.dirs[dir as usize].first_child + before
 }
 
 impl Class {

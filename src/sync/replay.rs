@@ -382,7 +382,7 @@ fn remove_in_place(folder: &Dir, name: &[u8]) -> Result<()> {
         None => Ok(()),
         Some(first) => {
             let path = String::from_utf8_lossy(&first.path).into_owned();
-            Err(Error::other(format!("{path} could not be removed: {}", first.reason)))
+            Err(Error::other(format!("{path} could not be removed: {}", first.why())))
         }
     }
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::commit::{self, Known};
-use super::plan::child_at;
 use super::receive::{Site, Staged};
 use super::replay::{self, Failed, Lost};
 use super::source::{full_scan, index_error, save};
@@ -183,7 +182,7 @@ pub(super) fn clear_up(stage: Stage, dir: &LiveDir, observer: &dyn Observer) -> 
             for leftover in left {
                 let reason = format!(
                     "it has left the tree but cannot be removed: {}; it waits in {place}, and each later sync tries again",
-                    leftover.reason
+                    leftover.why()
                 );
                 observer.event(Event::LeftOut(LeftOut { path: leftover.path, reason }));
             }
@@ -211,7 +210,8 @@ fn discount(report: &mut Report, own: &View, want: &Want, failed: &[Failed]) -> 
         let Ok(at) = all.binary_search_by(|item| (*item.entry.name).cmp(name)) else { continue };
         let item = &all[at];
         if item.entry.is_dir() {
-            let files = files_below(view, child_at(view, dir, &all, at as u32))?;
+            let Some(child) = view.child(dir, name) else { continue };
+            let files = files_below(view, child)?;
             let count = match (lost, item.state) {
                 (Lost::Removal, _) => &mut report.files_removed,
                 (_, State::MovedDir) => &mut report.files_moved,

@@ -1,7 +1,7 @@
 //! A live directory as a target: from the first question to the last rename.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +29,7 @@ use crate::tree::link::{Ask, LocalFiles, Open, TargetEnd, Tell};
 use crate::tree::node::root_name;
 use crate::tree::records::{Found, Records, Rows};
 use crate::tree::scan::{Counters, Findings, Scan};
-use crate::tree::view::{DirNode, Item, Print, View, encode_items};
+use crate::tree::view::{DirNode, Item, Links, Print, View, encode_items};
 
 /// Makes `dir` equal to the source at the other end of `link`.
 ///
@@ -231,7 +231,7 @@ impl Run<'_> {
                     "{} entries that earlier syncs took out of {} still cannot be removed ({}); they wait in {place}",
                     left.len(),
                     self.dir.label,
-                    first.reason
+                    first.why()
                 );
                 observer.event(Event::Note(note));
             }
@@ -489,7 +489,7 @@ fn empty_view(records: &Arc<Records>, filter: &Filter) -> std::io::Result<View> 
         dirty: true,
         implied: !filter.is_whole_tree(),
     };
-    Ok(View { records: Arc::clone(records), root, dirs: vec![node], links: HashMap::new(), entries: 0, bytes: 0 })
+    Ok(View { records: Arc::clone(records), root, dirs: vec![node], links: Links::default(), entries: 0, bytes: 0 })
 }
 
 /// Sets a root's time once more, after the staging folder inside it is gone.
