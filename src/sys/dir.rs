@@ -362,9 +362,13 @@ fn not_a_file(error: Errno) -> Error {
 
 /// Whether an error says that what was known to be there is not there any more, or is another kind of thing by now.
 pub fn is_gone(error: &Error) -> bool {
-    let errno = Errno::from_io_error(error);
-    error.kind() == ErrorKind::NotFound
-        || errno.is_some_and(|errno| [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::STALE].contains(&errno))
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::StaleNetworkFileHandle)
+        || Errno::from_io_error(error) == Some(Errno::LOOP)
+}
+
+/// The same error once more.
+pub fn copy_of(error: &Error) -> Error {
+    error.raw_os_error().map_or_else(|| error.kind().into(), Error::from_raw_os_error)
 }
 
 /// A name that stands for an entry of a directory and nothing else.

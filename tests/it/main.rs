@@ -18,6 +18,7 @@ mod house;
 mod ignore_rules;
 mod mount_live;
 mod mount_snapshot;
+mod odd_trees;
 mod own_commands;
 mod proxy_hold;
 mod proxy_http;

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use super::{BIG_BYTES, Findings, Scan, lock, reason, threads};
 use crate::model::Name;
 use crate::model::sync::LeftOut;
-use crate::sys::dir::{Dir, is_gone};
+use crate::sys::dir::{Dir, copy_of, is_gone};
 use crate::tree::entry::EntryKind;
 use crate::tree::link::ChunkRef;
 use crate::tree::records::{ListWriter, Records};
@@ -82,7 +82,7 @@ impl Scan<'_> {
                         keep_list(item, &whole.chunks, &view.records)
                     })
                 }
-                Err(error) => Err(error.kind().into()),
+                Err(error) => Err(copy_of(error)),
             };
             note_failure(outcome, item, &path, &mut left_out)?;
         }
