@@ -22,6 +22,7 @@ use super::records::{Ptr, Records, Rows};
 use super::view::{DirNode, Item, Links, State, View, encode_items, join};
 use crate::model::Name;
 use crate::model::sync::LeftOut;
+use crate::sys::attrs::drop_views;
 use crate::sys::clock::file_clock;
 use crate::sys::dir::{Dir, DirName, is_dir, is_gone};
 use crate::sys::meta;
@@ -218,7 +219,11 @@ impl Scan<'_> {
             let known = before.next_if(|item| item.entry.name == entry.name);
             let is_implied = stand == Stand::Above;
             let item = match known {
-                Some(item) if !is_implied && self.vouches(&item, &stat) && is_whole(&item, records, &mut damaged) => {
+                Some(mut item)
+                    if !is_implied && self.vouches(&item, &stat) && is_whole(&item, records, &mut damaged) =>
+                {
+                    // An index of a version before this one may have them.
+                    same &= !drop_views(&mut item.entry.meta.xattrs);
                     item
                 }
                 _ => {
