@@ -4,8 +4,10 @@
 pub mod clock;
 pub mod copy;
 pub mod dir;
+pub mod mapped;
 pub mod memory;
 pub mod meta;
 pub mod mount;
 pub mod process;
+pub mod stamps;
 pub mod subvolume;

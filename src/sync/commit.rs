@@ -13,6 +13,8 @@ use crate::model::sync::LeftOut;
 use crate::model::{Error, Result};
 use crate::sys::clock;
 use crate::sys::dir::Dir;
+use crate::sys::mapped::Mapped;
+use crate::sys::stamps::{self, Stamps};
 use crate::tree::entry::{Entry, EntryKind, Meta};
 use crate::tree::read::{is_as_printed, kind_of, take_stat};
 use crate::tree::view::{Item, State, View, join};
@@ -369,7 +371,8 @@ pub fn look_again(
     unsure: &HashSet<Vec<u8>>,
 ) -> Result<Vec<LeftOut>> {
     // Whatever is changed from now on bears a later stamp than what is looked at here.
-    clock::next_tick();
+    stamps::next_tick();
+    let mapped = Mapped::now();
     let touched: Vec<u32> = (0..want.view.dirs.len() as u32)
         .filter(|&dir| matches!(want.dirs[dir as usize].how, How::Compare | How::New))
         .collect();
@@ -382,7 +385,7 @@ pub fn look_again(
                     loop {
                         let Some(dir) = receive::lock(&looked).0.pop() else { return Ok(()) };
                         let mut left_out = Vec::new();
-                        let found = look_at_dir(shown, dir, root, (already, unsure), &mut left_out)?;
+                        let found = look_at_dir(shown, dir, root, (already, unsure, &mapped), &mut left_out)?;
                         let mut held = receive::lock(&looked);
                         held.1.push((dir, found));
                         held.2.append(&mut left_out);
@@ -414,7 +417,7 @@ fn look_at_dir(
     want: &Want,
     dir: u32,
     root: &Dir,
-    (already, unsure): (&HashSet<Vec<u8>>, &HashSet<Vec<u8>>),
+    (already, unsure, mapped): (&HashSet<Vec<u8>>, &HashSet<Vec<u8>>, &Mapped),
     left_out: &mut Vec<LeftOut>,
 ) -> Result<((u64, u64), crate::tree::records::Ptr, bool)> {
     let path = want.view.path(dir);
@@ -427,7 +430,7 @@ fn look_at_dir(
             want.view.records.append(&crate::tree::view::encode_items(&items)).map_err(|cause| index_error(&cause))?;
         return Ok(((0, 0), record, false));
     };
-    let own = open.stat_self().map_err(failed)?;
+    let (own, stamps, now) = (open.stat_self().map_err(failed)?, Stamps::of(&open), clock::file_clock());
     let implied = want.view.dirs[dir as usize].implied;
     let mut changed = false;
     for item in items.iter_mut().filter(|item| item.state != State::Dropped) {
@@ -435,6 +438,8 @@ fn look_at_dir(
             continue;
         }
         let here = join(&path, &item.entry.name);
+        // What is new is known from the writing; the content of what stays, only as well as the scan knew it.
+        let is_known = !matches!(item.state, State::Touch | State::Moved) || item.print.trusted;
         item.state = State::Keep;
         item.slot = 0;
         let Some(stat) = open.stat_if_there(&item.entry.name).map_err(failed)? else {
@@ -460,7 +465,10 @@ fn look_at_dir(
         // was staged. (Which names are links of one file is seen anew by each scan.)
         let is_as_staged = stat.st_ino == staged && is_as_wanted(&stat, &item.entry, wanted.mtime);
         item.print.trusted = same_kind
+            && is_known
             && !unsure.contains(&here)
+            && stamps.are_past(&stat, now)
+            && !mapped.contains(stat.st_dev, stat.st_ino)
             && (is_link || is_as_staged || item.entry.is_dir() && item.entry.meta == wanted);
         if matches!(item.entry.kind, EntryKind::Symlink { .. }) {
             item.entry.meta.mode = wanted.mode;

@@ -13,17 +13,10 @@ use crate::sys::clock::{Time, file_clock};
 use crate::sys::dir::Dir;
 use crate::sys::memory::append_at;
 use crate::sys::meta;
+use crate::sys::stamps::Stamps;
 
 /// How often a file that changes under the reading is read again.
 pub const TRIES: u32 = 3;
-
-/// File stamps move on at clock ticks; a change in the tick of the reading may leave no trace in them.
-const TICK_MS: u32 = 20;
-
-/// Whether all that was done to a file by the time `now` shows in its stamps.
-pub fn is_settled(stat: &rustix::fs::Stat, now: Time) -> bool {
-    meta::stamps(stat).1 < now.minus_ms(TICK_MS)
-}
 
 /// An open regular file whose item says what it is now.
 pub struct Open {
@@ -62,7 +55,7 @@ impl Open {
             refresh(&self.file, &stat, item)?;
             return Ok(false);
         }
-        item.print.trusted = is_settled(&stat, self.opened);
+        item.print.trusted = Stamps::of(&self.file).are_settled(&stat, self.opened);
         Ok(true)
     }
 
@@ -165,7 +158,7 @@ pub fn look_at(dir: &Dir, name: &[u8], stat: &rustix::fs::Stat, now: Time) -> Re
     take_stat(stat, &mut item);
     if !item.is_unread() {
         item.entry.meta.xattrs = meta::xattrs_at(dir, name)?;
+        item.print.trusted = Stamps::at(dir, name).are_settled(stat, now);
     }
-    item.print.trusted = is_settled(stat, now);
     Ok(Some(item))
 }

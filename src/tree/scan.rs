@@ -3,9 +3,11 @@
 
 mod contents;
 mod links;
+mod mapped;
 
 pub use contents::keep_list;
 use links::LinkMember;
+pub use mapped::distrust;
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Result};
@@ -21,7 +23,9 @@ use crate::model::Name;
 use crate::model::sync::LeftOut;
 use crate::sys::clock::file_clock;
 use crate::sys::dir::{Dir, is_dir};
+use crate::sys::mapped::Mapped;
 use crate::sys::meta;
+use crate::sys::stamps::Stamps;
 
 /// Files from this size on are cut by all threads together.
 const BIG_BYTES: u64 = 8 << 20;
@@ -53,6 +57,8 @@ pub struct Findings {
     pub left_out: Vec<LeftOut>,
     /// Directories with files that have to be read.
     pub unread: Vec<u32>,
+    /// What was written through memory when the walk began: no index vouches for it.
+    pub mapped: Mapped,
     /// The index turned out to be damaged; what was damaged has been looked at anew.
     pub damaged: bool,
 }
@@ -99,9 +105,10 @@ impl Scan<'_> {
             failure: None,
         });
         let wake = Condvar::new();
+        let mapped = Mapped::now();
         std::thread::scope(|scope| {
             for _ in 0..threads() {
-                scope.spawn(|| self.work(&shared, &wake, &records, old));
+                scope.spawn(|| self.work(&shared, &wake, &records, (old, &mapped)));
             }
         });
         let shared = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -116,13 +123,13 @@ impl Scan<'_> {
             entries: shared.entries,
             bytes: shared.bytes,
         };
-        let mut findings = shared.findings;
+        let mut findings = Findings { mapped, ..shared.findings };
         self.settle_links(&mut view, shared.links, &mut findings.unread)?;
         spread_protection(&mut view);
         Ok((view, findings))
     }
 
-    fn work(&self, shared: &Mutex<Shared>, wake: &Condvar, records: &Records, old: &Rows) {
+    fn work(&self, shared: &Mutex<Shared>, wake: &Condvar, records: &Records, before: (&Rows, &Mapped)) {
         loop {
             let mut held = lock(shared);
             let job = loop {
@@ -140,7 +147,7 @@ impl Scan<'_> {
             let outcome = if self.cancel.load(Ordering::Relaxed) {
                 Err(ErrorKind::Interrupted.into())
             } else {
-                self.one_dir(job, shared, records, old)
+                self.one_dir(job, shared, records, before)
             };
             let mut held = lock(shared);
             held.busy -= 1;
@@ -152,7 +159,13 @@ impl Scan<'_> {
         }
     }
 
-    fn one_dir(&self, job: Job, shared: &Mutex<Shared>, records: &Records, old: &Rows) -> Result<()> {
+    fn one_dir(
+        &self,
+        job: Job,
+        shared: &Mutex<Shared>,
+        records: &Records,
+        (old, mapped): (&Rows, &Mapped),
+    ) -> Result<()> {
         let dir = match job.open {
             Some(dir) => dir,
             None if job.path.is_empty() => self.root.open_beneath(b"")?,
@@ -173,6 +186,7 @@ impl Scan<'_> {
         };
         let now = file_clock();
         let own = dir.stat_self()?;
+        let stamps = Stamps::of(&dir);
         let row = old.get(&(own.st_dev, own.st_ino));
         let mut damaged = false;
         let remembered = match row
@@ -214,8 +228,15 @@ impl Scan<'_> {
             }
             let known = before.next_if(|item| item.entry.name == entry.name);
             let is_implied = stand == Stand::Above;
+            let stamps = if stat.st_dev == own.st_dev { stamps } else { Stamps::at(&dir, &entry.name) };
+            let is_told = stamps.vouch(&stat, now) && !mapped.contains(stat.st_dev, stat.st_ino);
             let item = match known {
-                Some(item) if !is_implied && self.vouches(&item, &stat) && is_whole(&item, records, &mut damaged) => {
+                Some(item)
+                    if !is_implied
+                        && is_told
+                        && self.vouches(&item, &stat)
+                        && is_whole(&item, records, &mut damaged) =>
+                {
                     item
                 }
                 _ => {
