@@ -340,7 +340,7 @@ fn make(pair: &Pair, name: &[u8], stat: &Stat) -> Result<()> {
         take_meta(&mut entry, stat, meta::xattrs_of(&from)?);
         return dress(to.as_fd(), &entry);
     }
-    let Some(item) = look_at(&pair.from, name, stat, file_clock())? else { return Ok(()) };
+    let Some(item) = look_at(&pair.from, name, stat, false)? else { return Ok(()) };
     let node = |major, minor| {
         let kind = FileType::from_raw_mode(stat.st_mode).as_raw_mode();
         pair.to.make_node(name, kind | item.entry.meta.mode, major, minor)

@@ -8,7 +8,6 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 
 use super::process::pids;
-use super::stamps;
 
 /// Memory that the kernel gives a file's name to although no tree has such a file.
 const NO_FILES: [&[u8]; 5] = [b"/memfd:", b"/SYSV", b"/dev/zero", b"/anon_hugepage", b"/[aio]"];
@@ -71,17 +70,8 @@ impl Mapped {
     /// `maps` tells the device of the file system, which on btrfs and overlayfs is not what `stat` tells of its files. The
     /// mapping's own link leads to the very file; only root may follow it.
     fn take(&mut self, pid: u32, line: &Line<'_>) {
-        let link = format!("/proc/{pid}/map_files/{}", line.range);
-        match std::fs::metadata(&link) {
-            Ok(found) => {
-                // The layers of an overlay have the file under devices of their own.
-                let is_layered = rustix::fs::major(found.dev()) == 0
-                    && rustix::fs::statfs(&link).is_ok_and(|status| stamps::kind(&status) == stamps::OVERLAY);
-                self.add(Some(found.dev()).filter(|_| !is_layered), found.ino());
-                if is_layered {
-                    self.add(None, line.inode);
-                }
-            }
+        match std::fs::metadata(format!("/proc/{pid}/map_files/{}", line.range)) {
+            Ok(found) => self.add(Some(found.dev()), found.ino()),
             Err(_) if NO_FILES.iter().any(|name| line.path.starts_with(name)) => {}
             Err(_) => self.add(None, line.inode),
         }

@@ -37,7 +37,7 @@ const KINDS: &[(u32, Stamps)] = &[
     (0x9123_683e, Stamps::Kernel),        // btrfs
     (0x0102_1994, Stamps::Kernel),        // tmpfs
     (0x8584_58f6, Stamps::Kernel),        // ramfs
-    (OVERLAY, Stamps::Kernel),            // those of what it lies over
+    (0x794c_7630, Stamps::Kernel),        // overlayfs: those of what it lies over
     (0x2fc1_2fc1, Stamps::Kernel),        // zfs
     (0xf2f5_2010, Stamps::Kernel),        // f2fs
     (0xca45_1a4e, Stamps::Kernel),        // bcachefs
@@ -57,19 +57,11 @@ const KINDS: &[(u32, Stamps)] = &[
     (0x0102_1997, Stamps::PerhapsServer), // 9p
 ];
 
-/// Of overlayfs.
-pub(super) const OVERLAY: u32 = 0x794c_7630;
-
-/// The number of the kind of a file system.
-pub(super) fn kind(status: &rustix::fs::StatFs) -> u32 {
-    // As wide as a register, of which 32 bits count.
-    (status.f_type as u64 & 0xffff_ffff) as u32
-}
-
 impl Stamps {
     /// Those of the file system of an open file or directory.
     pub fn of(file: impl AsFd) -> Stamps {
-        let kind = rustix::fs::fstatfs(file).map(|status| kind(&status));
+        // As wide as a register, of which 32 bits count.
+        let kind = rustix::fs::fstatfs(file).map(|status| (status.f_type as u64 & 0xffff_ffff) as u32);
         kind.map_or(Stamps::Nobody, Stamps::of_kind)
     }
 

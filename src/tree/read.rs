@@ -148,8 +148,8 @@ pub fn kind_of(stat: &rustix::fs::Stat) -> Option<EntryKind> {
 }
 
 /// A new item for what stands at `name` in `dir`. A file's content is left unknown, and with it its extended attributes:
-/// they are read when it is opened.
-pub fn look_at(dir: &Dir, name: &[u8], stat: &rustix::fs::Stat, now: Time) -> Result<Option<Item>> {
+/// they are read when it is opened. `settled`: whatever is done to it from now on shows in its stamps.
+pub fn look_at(dir: &Dir, name: &[u8], stat: &rustix::fs::Stat, settled: bool) -> Result<Option<Item>> {
     let Some(mut kind) = kind_of(stat) else { return Ok(None) };
     if let EntryKind::Symlink { target } = &mut kind {
         *target = dir.read_link(name)?.into_bytes().into();
@@ -158,7 +158,7 @@ pub fn look_at(dir: &Dir, name: &[u8], stat: &rustix::fs::Stat, now: Time) -> Re
     take_stat(stat, &mut item);
     if !item.is_unread() {
         item.entry.meta.xattrs = meta::xattrs_at(dir, name)?;
-        item.print.trusted = Stamps::at(dir, name).are_settled(stat, now);
     }
+    item.print.trusted = settled;
     Ok(Some(item))
 }

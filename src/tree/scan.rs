@@ -241,7 +241,7 @@ impl Scan<'_> {
                 }
                 _ => {
                     same = false;
-                    match look_at(&dir, &entry.name, &stat, now) {
+                    match look_at(&dir, &entry.name, &stat, stamps.are_settled(&stat, now)) {
                         Ok(Some(item)) => item,
                         Ok(None) => {
                             found

@@ -298,3 +298,33 @@ pub fn decode_items(bytes: &[u8]) -> Result<Vec<Item>> {
     };
     decode().ok_or_else(damaged)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An index with one item, and how it says that the item is trusted.
+    fn kept(nanos: u32, trusted: u8) -> Vec<u8> {
+        let kind = EntryKind::File { size: 3, content: Name::of(b"abc") };
+        let print = Print { ino: 77, ctime: Time { seconds: 1000, nanos }, trusted: true };
+        let item = Item::new(Entry { name: b"a"[..].into(), meta: Default::default(), kind }, print);
+        let mut bytes = encode_items(std::slice::from_ref(&item));
+        let mut before = Vec::new();
+        put(&mut before, 1);
+        item.entry.encode(&mut before);
+        for number in [77, 1000, u64::from(nanos)] {
+            put(&mut before, number);
+        }
+        assert!(bytes.starts_with(&before));
+        bytes[before.len()] = trusted;
+        bytes
+    }
+
+    #[test]
+    fn what_an_earlier_version_trusted_is_read_again_where_it_did_too_soon() {
+        let is_trusted = |nanos, trusted| decode_items(&kept(nanos, trusted)).unwrap()[0].print.trusted;
+        assert!(is_trusted(5, 2) && is_trusted(0, 2), "as this version says it");
+        assert!(is_trusted(5, 1) && !is_trusted(0, 1), "as an earlier one said it");
+        assert!(!is_trusted(5, 0) && !is_trusted(0, 0));
+    }
+}

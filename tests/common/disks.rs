@@ -12,7 +12,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// `kind`: ext4, xfs, btrfs or tmpfs.
+    /// `kind`: ext4, ext4-128 (with inodes so small that their stamps are whole seconds), xfs, btrfs or tmpfs.
     pub fn new(kind: &str, mib: u64) -> Disk {
         let dir = super::scratch();
         let root = dir.path().join("mounted");
@@ -26,6 +26,7 @@ impl Disk {
             let image = image.to_str().expect("a plain path");
             match kind {
                 "ext4" => sh("mkfs.ext4", &["-q", "-F", "-m", "0", image]),
+                "ext4-128" => sh("mkfs.ext4", &["-q", "-F", "-m", "0", "-I", "128", image]),
                 "xfs" => sh("mkfs.xfs", &["-q", "-f", image]),
                 "btrfs" => sh("mkfs.btrfs", &["-q", "-f", image]),
                 other => panic!("no file system {other}"),
@@ -59,6 +60,30 @@ impl Disk {
 }
 
 impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.root).status();
+    }
+}
+
+/// A folder that lies over others. Dropped, it is unmounted.
+pub struct Overlay {
+    pub root: PathBuf,
+}
+
+impl Overlay {
+    /// What is in `lower`, and what is written into the folder `upper`; mounted beside `upper`.
+    pub fn over(lower: &Path, upper: &Path) -> Overlay {
+        let (work, root) = (upper.with_extension("work"), upper.with_extension("mounted"));
+        for folder in [upper, &work, &root] {
+            fs::create_dir_all(folder).expect("a folder");
+        }
+        let layers = format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
+        sh("mount", &["-t", "overlay", "overlay", "-o", &layers, root.to_str().expect("a plain path")]);
+        Overlay { root }
+    }
+}
+
+impl Drop for Overlay {
     fn drop(&mut self) {
         let _ = std::process::Command::new("umount").arg("-l").arg(&self.root).status();
     }

@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Result};
 
 use super::Scan;
 use crate::sys::clock::file_clock;
+use crate::sys::stamps::Stamps;
 use crate::tree::entry::{EntryKind, Meta};
 use crate::tree::read::look_at;
 use crate::tree::view::{Item, View};
@@ -76,7 +77,9 @@ impl Scan<'_> {
 
     fn look_anew(&self, view: &View, dir: u32, item: &Item) -> Result<Item> {
         let open = self.root.open_beneath(&view.path(dir))?;
+        let now = file_clock();
         let stat = open.stat(&item.entry.name)?;
-        look_at(&open, &item.entry.name, &stat, file_clock())?.ok_or_else(|| ErrorKind::NotFound.into())
+        let settled = Stamps::at(&open, &item.entry.name).are_settled(&stat, now);
+        look_at(&open, &item.entry.name, &stat, settled)?.ok_or_else(|| ErrorKind::NotFound.into())
     }
 }
