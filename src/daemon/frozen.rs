@@ -5,7 +5,6 @@
 //! changed since is copied during the freeze. What does not run is seen as it is, and kept from being started meanwhile.
 //! What is frozen is written down before it is: a daemon that was killed thaws it when it starts again.
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,7 +24,7 @@ use crate::release::crash_point;
 use crate::release::freeze::{Freezer, Held, Limits, thaw};
 use crate::sync::{self, Cancel, LiveDir, Observer};
 use crate::sys::dir::Dir;
-use crate::sys::process::mapped_for_writing;
+use crate::sys::mapped::Mapped;
 use crate::tenant::config::Service;
 use crate::tenant::runtime::{State, label};
 use crate::transport::identity::{private_dir, random, to_hex};
@@ -67,7 +66,7 @@ impl Drop for Frozen {
             // What was learnt of a clone is known of its volume, too: the next view need not be read again.
             for view in views {
                 if let (Some((index, twins)), Some(known)) = (view.learns, view.tree.index)
-                    && let Err(error) = carry_over(&known, &index, &twins, &HashSet::new())
+                    && let Err(error) = carry_over(&known, &index, &twins, &Mapped::default())
                 {
                     tracing::debug!("{}: what was learnt is forgotten: {error}", view.volume);
                 }
@@ -226,9 +225,9 @@ async fn freeze(
 
 /// Looks at all volumes, at once.
 fn look(making: Vec<Making>, cancel: &Cancel) -> Result<Vec<Making>> {
-    let doubted = mapped_for_writing();
+    let mapped = Mapped::now();
     std::thread::scope(|scope| {
-        let looks: Vec<_> = making.into_iter().map(|one| scope.spawn(|| one.look(&doubted, cancel))).collect();
+        let looks: Vec<_> = making.into_iter().map(|one| scope.spawn(|| one.look(&mapped, cancel))).collect();
         let broke = |_| Err(Error::failed("a thread of the daemon broke"));
         looks.into_iter().map(|look| look.join().unwrap_or_else(broke)).collect()
     })
@@ -241,7 +240,7 @@ struct Making {
     live: LiveDir,
     view: LiveDir,
     how: How,
-    doubted: HashSet<(u64, u64)>,
+    mapped: Mapped,
 }
 
 enum How {
@@ -284,16 +283,16 @@ impl Making {
             shadow(&source, &view, cancel)?;
             How::Shadow(source)
         };
-        Ok(Making { volume, live, view, how, doubted: HashSet::new() })
+        Ok(Making { volume, live, view, how, mapped: Mapped::default() })
     }
 
     /// What has to be done while it stands still.
-    fn look(mut self, doubted: &HashSet<(u64, u64)>, cancel: &Cancel) -> Result<Making> {
+    fn look(mut self, mapped: &Mapped, cancel: &Cancel) -> Result<Making> {
         let cannot = |error| Error::io(format!("{} could not be cloned", self.volume), error);
         match &self.how {
             How::Shadow(source) => {
                 if let Some(index) = &source.index {
-                    doubt(index, doubted).map_err(cannot)?;
+                    doubt(index, mapped).map_err(cannot)?;
                 }
                 let left_out = shadow(source, &self.view, cancel)?;
                 if left_out > 0 {
@@ -304,18 +303,18 @@ impl Making {
             }
             How::Snapshot(_) => {
                 self.how = How::Snapshot(Some(clone::snapshot_tree(&self.live.root, &self.view.root).map_err(cannot)?));
-                self.doubted = doubted.clone();
+                self.mapped = mapped.clone();
             }
             How::Clone | How::Cloned(_) => {
                 self.how = How::Cloned(clone::clone_tree(&self.live.root, &self.view.root, cancel).map_err(cannot)?);
-                self.doubted = doubted.clone();
+                self.mapped = mapped.clone();
             }
         }
         Ok(self)
     }
 
     fn finish(self) -> Result<View> {
-        let Making { volume, live, view, how, doubted } = self;
+        let Making { volume, live, view, how, mapped } = self;
         let cannot = |error| Error::io(format!("{volume} could not be cloned"), error);
         let twins = match how {
             How::Cloned(cloned) => Some(cloned.finish(&view.root).map_err(cannot)?),
@@ -324,13 +323,11 @@ impl Making {
         };
         let learns = match (twins, &view.index, live.index) {
             (Some(twins), Some(index), Some(known)) => {
-                if let Err(error) = carry_over(&known, index, &twins, &doubted) {
+                if let Err(error) = carry_over(&known, index, &twins, &mapped) {
                     tracing::debug!("{volume}: its clone is read whole: {error}");
                 }
-                let back = twins
-                    .iter()
-                    .filter_map(Twin::back)
-                    .filter(|twin| !doubted.contains(&(twin.is.device, twin.is.ino)));
+                let back =
+                    twins.iter().filter_map(Twin::back).filter(|twin| !mapped.contains(twin.is.device, twin.is.ino));
                 Some((known, back.collect()))
             }
             _ => None,
@@ -372,7 +369,7 @@ impl Observer for Quiet {
 pub async fn doubt_mapped(daemon: &Arc<Daemon>, volumes: Vec<VolumeRef>) -> Result<()> {
     let home = daemon.home.clone();
     let doubting = tokio::task::spawn_blocking(move || {
-        let mapped = mapped_for_writing();
+        let mapped = Mapped::now();
         for volume in &volumes {
             doubt(&home.index(volume), &mapped)
                 .map_err(|error| Error::io(format!("the index of {volume} cannot be written"), error))?;

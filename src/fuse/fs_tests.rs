@@ -268,13 +268,14 @@ fn what_changes_is_seen_when_it_is_opened_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("file");
     fs::write(&path, "before").unwrap();
+    crate::sys::stamps::next_tick();
     let tree = Counted::at(dir.path(), false);
     let fs = Fs::new(tree.clone(), CACHE_BYTES).unwrap();
     let file = fs.lookup(1, b"file", Wait::Gladly).unwrap().unwrap();
     assert_eq!(fs.open(file.number, Wait::Gladly), Ok(Opened::Anew));
     assert_eq!(&fs.read(file.number, 0, 100, Wait::Gladly).unwrap()[..], b"before");
     assert_eq!(fs.open(file.number, Wait::Gladly), Ok(Opened::Same));
-    crate::sys::clock::next_tick();
+    crate::sys::stamps::next_tick();
     fs::write(&path, "after it").unwrap();
     std::thread::sleep(FRESH);
     assert_eq!(fs.open(file.number, Wait::Gladly), Ok(Opened::Anew));

@@ -16,11 +16,12 @@ use rustix::fs::{FileType, Stat};
 use crate::sys::clock::{Time, file_clock};
 use crate::sys::copy::{copy_data, reflink};
 use crate::sys::dir::Dir;
+use crate::sys::stamps::Stamps;
 use crate::sys::{meta, subvolume};
 use crate::tree::entry::{Entry, EntryKind};
 use crate::tree::filter::is_stage;
 use crate::tree::index::{Stamp, Twin};
-use crate::tree::read::{is_settled, look_at};
+use crate::tree::read::look_at;
 use crate::tree::scan::threads;
 use crate::tree::view::join;
 
@@ -87,11 +88,13 @@ impl Snapshotted {
     /// Which inode of the snapshot stands for which of the subvolume: those with the same number and stamps.
     pub fn finish(self, to: &Path) -> Result<Vec<Twin>> {
         let root = Dir::open(to)?;
+        // Of the same file system as what it was made of.
+        let stamps = Stamps::of(&root);
         let mut twins = Vec::new();
         let mut add = |stat: &Stat| {
             let mut was = *stat;
             was.st_dev = self.device;
-            twins.push(twin(&was, stat, self.now));
+            twins.push(twin(&was, stat, stamps.are_settled(&was, self.now)));
         };
         add(&root.stat_self()?);
         let mut todo = vec![Vec::new()];
@@ -123,7 +126,8 @@ pub fn remove_snapshot(dir: &Dir, name: &[u8]) {
 #[derive(Default)]
 pub struct Cloned {
     twins: Vec<Twin>,
-    dirs: Vec<(Vec<u8>, Entry, Stat, Time)>,
+    /// Each with its path, and whether it was settled.
+    dirs: Vec<(Vec<u8>, Entry, Stat, bool)>,
 }
 
 enum Job {
@@ -148,6 +152,7 @@ struct Shared {
 
 struct Work<'a> {
     from: &'a Dir,
+    stamps: Stamps,
     to: &'a Dir,
     cancel: &'a AtomicBool,
     shared: Mutex<Shared>,
@@ -163,6 +168,7 @@ pub fn clone_tree(from: &Path, to: &Path, cancel: &AtomicBool) -> Result<Cloned>
     let shared = Shared { queue: vec![Job::Dir(Vec::new())], ..Shared::default() };
     let work = Work {
         from: &from,
+        stamps: Stamps::of(&from),
         to: &to,
         cancel,
         shared: Mutex::new(shared),
@@ -188,10 +194,10 @@ impl Cloned {
         let root = Dir::open(to)?;
         self.dirs.sort_by_key(|(path, ..)| std::cmp::Reverse(path.iter().filter(|byte| **byte == b'/').count()));
         self.dirs.sort_by_key(|(path, ..)| path.is_empty());
-        for (path, entry, was, now) in self.dirs {
+        for (path, entry, was, settled) in self.dirs {
             let dir = root.open_beneath(&path)?;
             dress(dir.as_fd(), &entry)?;
-            self.twins.push(twin(&was, &dir.stat_self()?, now));
+            self.twins.push(twin(&was, &dir.stat_self()?, settled));
         }
         Ok(self.twins)
     }
@@ -201,9 +207,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn twin(was: &Stat, is: &Stat, now: Time) -> Twin {
+fn twin(was: &Stat, is: &Stat, settled: bool) -> Twin {
     let stamp = |stat: &Stat| Stamp { device: stat.st_dev, ino: stat.st_ino, ctime: meta::stamps(stat).1 };
-    Twin { was: stamp(was), is: stamp(is), settled: is_settled(was, now) }
+    Twin { was: stamp(was), is: stamp(is), settled }
 }
 
 fn dress(file: std::os::fd::BorrowedFd<'_>, entry: &Entry) -> Result<()> {
@@ -265,7 +271,8 @@ impl Work<'_> {
 
     fn dir(&self, path: Vec<u8>) -> Result<()> {
         let pair = Pair { from: self.from.open_beneath(&path)?, to: self.to.open_beneath(&path)?, path };
-        let (stat, now) = (pair.from.stat_self()?, file_clock());
+        let now = file_clock();
+        let stat = pair.from.stat_self()?;
         let mut entry =
             Entry { name: Box::default(), meta: Default::default(), kind: EntryKind::Dir { content: unknown() } };
         take_meta(&mut entry, &stat, meta::xattrs_of(&pair.from)?);
@@ -290,15 +297,15 @@ impl Work<'_> {
             jobs.push(Job::Entries(pair.clone(), names.by_ref().take(BATCH).collect()));
         }
         let mut held = lock(&self.shared);
-        held.cloned.dirs.push((path, entry, stat, now));
+        held.cloned.dirs.push((path, entry, stat, self.stamps.are_settled(&stat, now)));
         held.queue.append(&mut jobs);
         Ok(())
     }
 
     /// Clones what is no directory. Nothing for a further name of a file.
     fn entry(&self, pair: &Pair, name: &[u8]) -> Result<Option<Twin>> {
-        let stat = pair.from.stat(name)?;
         let now = file_clock();
+        let stat = pair.from.stat(name)?;
         if stat.st_nlink > 1 {
             let mut links = lock(&self.links);
             let path = join(&pair.path, name);
@@ -313,7 +320,7 @@ impl Work<'_> {
             return Ok(None);
         }
         make(pair, name, &stat)?;
-        Ok(Some(twin(&stat, &pair.to.stat(name)?, now)))
+        Ok(Some(twin(&stat, &pair.to.stat(name)?, self.stamps.are_settled(&stat, now))))
     }
 }
 
@@ -332,7 +339,7 @@ fn make(pair: &Pair, name: &[u8], stat: &Stat) -> Result<()> {
         take_meta(&mut entry, stat, meta::xattrs_of(&from)?);
         return dress(to.as_fd(), &entry);
     }
-    let Some(item) = look_at(&pair.from, name, stat, file_clock())? else { return Ok(()) };
+    let Some(item) = look_at(&pair.from, name, stat, false)? else { return Ok(()) };
     let node = |major, minor| {
         let kind = FileType::from_raw_mode(stat.st_mode).as_raw_mode();
         pair.to.make_node(name, kind | item.entry.meta.mode, major, minor)
@@ -443,7 +450,9 @@ mod tests {
         copy();
         assert_eq!(unread(&tree), 0);
         let stat = Dir::open(&dir.join("tree/a")).unwrap().stat(b"f30").unwrap();
-        crate::tree::index::doubt(&dir.join("tree.idx"), &[(stat.st_dev, stat.st_ino)].into()).unwrap();
+        let mut mapped = crate::sys::mapped::Mapped::default();
+        mapped.add(Some(stat.st_dev), stat.st_ino);
+        crate::tree::index::doubt(&dir.join("tree.idx"), &mapped).unwrap();
         assert_eq!(unread(&tree), 1);
         assert_eq!(copy().files_updated, 0);
     }

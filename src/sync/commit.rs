@@ -15,6 +15,8 @@ use crate::model::sync::LeftOut;
 use crate::model::{Error, Result};
 use crate::sys::clock;
 use crate::sys::dir::Dir;
+use crate::sys::mapped::Mapped;
+use crate::sys::stamps::{self, Stamps};
 use crate::tree::entry::{Entry, EntryKind, Meta};
 use crate::tree::read::{is_as_printed, kind_of, take_stat};
 use crate::tree::view::{Item, LastDir, State, View, join};
@@ -476,7 +478,8 @@ fn firsts_in_question(want: &Want, items: &[Item]) -> Vec<(u32, u32)> {
 /// Looks at everything the commit touched: takes over its fingerprints, and notes what is not as it was wanted.
 pub fn look_again(want: &mut Want, root: &Dir, known: &Known) -> Result<Looked> {
     // Whatever is changed from now on bears a later stamp than what is looked at here.
-    clock::next_tick();
+    stamps::next_tick();
+    let mapped = Mapped::now();
     let touched: Vec<u32> = (0..want.view.dirs.len() as u32)
         .filter(|&dir| matches!(want.dirs[dir as usize].how, How::Compare | How::New))
         .collect();
@@ -489,7 +492,7 @@ pub fn look_again(want: &mut Want, root: &Dir, known: &Known) -> Result<Looked> 
                     loop {
                         let Some(dir) = receive::lock(&looked).0.pop() else { return Ok(()) };
                         let mut seen = Looked::default();
-                        let found = look_at_dir(shown, dir, root, known, &mut seen)?;
+                        let found = look_at_dir(shown, dir, root, (known, &mapped), &mut seen)?;
                         let mut held = receive::lock(&looked);
                         held.1.push((dir, found));
                         held.2.left_out.append(&mut seen.left_out);
@@ -546,7 +549,7 @@ fn look_at_dir(
     want: &Want,
     dir: u32,
     root: &Dir,
-    known: &Known,
+    (known, mapped): (&Known, &Mapped),
     seen: &mut Looked,
 ) -> Result<((u64, u64), crate::tree::records::Ptr, bool)> {
     let path = want.view.path(dir);
@@ -560,7 +563,7 @@ fn look_at_dir(
             want.view.records.append(&crate::tree::view::encode_items(&items)).map_err(|cause| index_error(&cause))?;
         return Ok(((0, 0), record, false));
     };
-    let own = open.stat_self().map_err(failed)?;
+    let (own, stamps, now) = (open.stat_self().map_err(failed)?, Stamps::of(&open), clock::file_clock());
     let implied = want.view.dirs[dir as usize].implied;
     let mut changed = false;
     for item in items.iter_mut().filter(|item| item.state != State::Dropped) {
@@ -571,6 +574,8 @@ fn look_at_dir(
         let told = known.already.contains(&here);
         // A folder that was not dressed may have been changed by whoever works in it.
         let was_left_alone = item.state == State::Keep;
+        // What is new is known from the writing; the content of what stays, only as well as the scan knew it.
+        let is_known = !matches!(item.state, State::Touch | State::Moved) || item.print.trusted;
         item.state = State::Keep;
         item.slot = 0;
         let Some(stat) = open.stat_if_there(&item.entry.name).map_err(failed)? else {
@@ -598,7 +603,10 @@ fn look_at_dir(
         // was staged. (Which names are links of one file is seen anew by each scan.)
         let is_as_staged = stat.st_ino == staged && is_as_wanted(&stat, &item.entry, wanted.mtime);
         item.print.trusted = same_kind
+            && is_known
             && !known.unsure.contains(&here)
+            && stamps.are_past(&stat, now)
+            && !mapped.contains(stat.st_dev, stat.st_ino)
             && (is_link || is_as_staged || item.entry.is_dir() && item.entry.meta == wanted);
         if matches!(item.entry.kind, EntryKind::Symlink { .. }) {
             item.entry.meta.mode = wanted.mode;

@@ -23,6 +23,7 @@ use super::{LiveDir, led_astray};
 use crate::model::name::Short;
 use crate::model::{Error, Kind, Name, Result};
 use crate::sys::dir::Dir;
+use crate::sys::mapped::Mapped;
 use crate::sys::path::is_foreign_link;
 use crate::tree::chunk::MAX;
 use crate::tree::entry::{Entry, EntryKind};
@@ -30,7 +31,7 @@ use crate::tree::filter::{Filter, RULES_FILE, RULES_MAX};
 use crate::tree::link::{Ask, FileItem, FileState, ListingNode, NeedRange, Open, SourceEnd, Tell};
 use crate::tree::node::{ListBuilder, ListKind};
 use crate::tree::records::{Found, Records, Row, Rows};
-use crate::tree::scan::{Counters, Findings, Scan, threads};
+use crate::tree::scan::{Counters, Findings, Scan, distrust, threads};
 use crate::tree::view::{Item, View};
 
 /// Content in one batch, about.
@@ -75,6 +76,10 @@ impl From<Error> for Stop {
 struct Source {
     root: Arc<Dir>,
     view: RwLock<View>,
+    /// What was written through memory when the scan began.
+    mapped: Mapped,
+    /// Directories with files that were read since.
+    read: Mutex<HashSet<u32>>,
     tell: mpsc::Sender<Tell>,
     counters: Counters,
     pace: Pace,
@@ -128,8 +133,12 @@ fn serve_opened(dir: &LiveDir, open: &Open, link: &mut SourceEnd) -> Result<(), 
     let source = scan(dir, open, root, &filter, Arc::new(records), &rows, link)?;
     *local.view.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Arc::downgrade(&source));
     let outcome = source.answer(link);
+    let doubted = source.distrust();
+    if let Err(error) = &doubted {
+        tracing::warn!("the index is not saved: {error}");
+    }
     let view = read_lock(&source.view);
-    if outcome.is_ok() && view.root_name().is_known() {
+    if outcome.is_ok() && doubted.is_ok() && view.root_name().is_known() {
         save(&view, &rows, &filter);
     }
     outcome
@@ -222,6 +231,8 @@ fn scan(
     Ok(Arc::new(Source {
         root,
         view: RwLock::new(view),
+        mapped: findings.mapped,
+        read: Mutex::default(),
         tell: link.tell.clone(),
         counters,
         pace: Pace::new(open.bytes_per_second),
@@ -297,6 +308,15 @@ impl Source {
             Ask::Need { dir, entry, ranges } => jobs.send(Job::Need { dir, entry, ranges }).map_err(|_| Stop::HungUp),
             Ask::Open(_) | Ask::Scan | Ask::Finish => Err(Error::failed("the target asked out of turn").into()),
         }
+    }
+
+    /// Files that were read while somebody wrote them through memory are read again by the next scan.
+    fn distrust(&self) -> std::io::Result<()> {
+        let read = std::mem::take(&mut *lock(&self.read));
+        if read.is_empty() {
+            return Ok(());
+        }
+        distrust(&self.root, &mut write_lock(&self.view), read, &Mapped::now().and(&self.mapped))
     }
 
     fn items(&self, dir: u32) -> Result<Vec<Item>> {

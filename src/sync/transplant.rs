@@ -6,7 +6,6 @@ use std::io::{Error, ErrorKind, Result};
 use std::os::unix::fs::FileExt;
 
 use super::place;
-use crate::sys::clock::file_clock;
 use crate::sys::copy::{data_from, reflink};
 use crate::sys::dir::{Dir, is_dir};
 use crate::sys::meta;
@@ -88,7 +87,7 @@ fn look_at_self(dir: &Dir) -> Result<Entry> {
 /// Copies what is not a folder.
 fn copy_one(from: &Dir, name: &[u8], to: &Dir, to_name: &[u8], refusals: &mut Vec<String>) -> Result<()> {
     let stat = from.stat(name)?;
-    let Some(item) = look_at(from, name, &stat, file_clock())? else {
+    let Some(item) = look_at(from, name, &stat, false)? else {
         return Err(Error::new(ErrorKind::Unsupported, "it is of a kind that cannot be copied"));
     };
     let mut entry = item.entry;

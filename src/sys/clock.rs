@@ -25,12 +25,3 @@ pub fn file_clock() -> Time {
     let now = clock_gettime(ClockId::RealtimeCoarse);
     Time { seconds: now.tv_sec, nanos: u32::try_from(now.tv_nsec).unwrap_or(0) }
 }
-
-/// Waits until a file written from now on gets a later stamp than one written before.
-pub fn next_tick() {
-    let start = file_clock();
-    // A clock that is set back meanwhile must not be waited for.
-    while file_clock() == start {
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
-}

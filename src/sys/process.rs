@@ -37,7 +37,8 @@ pub fn kill_session(leader: u32, group: &str) -> usize {
     ended.len()
 }
 
-fn pids() -> impl Iterator<Item = u32> {
+/// Those that can be seen from here.
+pub(super) fn pids() -> impl Iterator<Item = u32> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
@@ -59,29 +60,6 @@ fn state_and_session(pid: u32) -> Option<(bool, u32)> {
     let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_whitespace();
     let alive = !matches!(fields.next()?, "Z" | "X");
     Some((alive, fields.nth(2)?.parse().ok()?))
-}
-
-/// The files (device, inode) that any process has mapped so that its writes go to the file. Such a write leaves no stamp
-/// while its page is dirty already. Processes that we may not look at are not looked at; root sees all.
-pub fn mapped_for_writing() -> HashSet<(u64, u64)> {
-    let mut found = HashSet::new();
-    for pid in pids() {
-        if let Ok(maps) = std::fs::read_to_string(format!("/proc/{pid}/maps")) {
-            found.extend(maps.lines().filter_map(mapped_file));
-        }
-    }
-    found
-}
-
-/// A line of /proc/PID/maps: `7f00-7f01 rw-s 00000000 fd:01 1234   /path` (proc(5)).
-fn mapped_file(line: &str) -> Option<(u64, u64)> {
-    let mut words = line.split_ascii_whitespace().skip(1);
-    let writes_through = words.next().is_some_and(|mode| mode.as_bytes().get(1) == Some(&b'w') && mode.ends_with('s'));
-    let (major, minor) = words.nth(1)?.split_once(':')?;
-    let hex = |digits: &str| u32::from_str_radix(digits, 16).ok();
-    let device = rustix::fs::makedev(hex(major)?, hex(minor)?);
-    let inode: u64 = words.next()?.parse().ok()?;
-    (writes_through && inode != 0).then_some((device, inode))
 }
 
 /// Begins a session of its own, which no terminal's end or Ctrl-C reaches.
@@ -128,16 +106,6 @@ mod tests {
             assert!(Instant::now() < until, "a process of the session lives");
             std::thread::yield_now();
         }
-    }
-
-    #[test]
-    fn files_that_are_written_through_memory_are_told_by_their_maps() {
-        let device = rustix::fs::makedev(0xfd, 1);
-        assert_eq!(mapped_file("7f00-7f01 rw-s 00000000 fd:01 1234   /srv/data.mdb"), Some((device, 1234)));
-        assert_eq!(mapped_file("7f00-7f01 rw-p 00000000 fd:01 1234   /lib/x.so"), None, "private");
-        assert_eq!(mapped_file("7f00-7f01 r--s 00000000 fd:01 1234   /srv/data.mdb"), None, "read only");
-        assert_eq!(mapped_file("7f00-7f01 rw-s 00000000 00:01 0"), None);
-        assert_eq!(mapped_file("what is this"), None);
     }
 
     #[test]

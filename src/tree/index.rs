@@ -1,7 +1,7 @@
 //! What may be done to an index without looking at its tree: carrying what is known of a tree over to a clone of it, and
 //! forgetting what stamps cannot vouch for.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io::Result;
 use std::path::Path;
 
@@ -10,6 +10,7 @@ use super::records::{Found, Records, Row};
 use super::view::{Item, decode_items, encode_items};
 use crate::model::Name;
 use crate::sys::clock::Time;
+use crate::sys::mapped::Mapped;
 
 /// An inode as it was at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,9 +36,9 @@ impl Twin {
     }
 }
 
-/// Gives the clone of a tree an index: what `from` knows of the entries that were cloned as `from` knows them, less the
-/// inodes in `doubted`. Where `from` is in use or damaged nothing is known.
-pub fn carry_over(from: &Path, to: &Path, twins: &[Twin], doubted: &HashSet<(u64, u64)>) -> Result<()> {
+/// Gives the clone of a tree an index: what `from` knows of the entries that were cloned as `from` knows them, less
+/// those that are `mapped`. Where `from` is in use or damaged nothing is known.
+pub fn carry_over(from: &Path, to: &Path, twins: &[Twin], mapped: &Mapped) -> Result<()> {
     let (old, rows, found) = Records::open(Some(from))?;
     if found != Found::Whole {
         return Ok(());
@@ -50,7 +51,7 @@ pub fn carry_over(from: &Path, to: &Path, twins: &[Twin], doubted: &HashSet<(u64
         let Ok(mut items) = old.read(row.record).and_then(|bytes| decode_items(&bytes)) else { continue };
         for item in &mut items {
             let id = (row.id.0, item.print.ino);
-            let twin = twins.get(&id).filter(|twin| twin.was.ctime == item.print.ctime && !doubted.contains(&id));
+            let twin = twins.get(&id).filter(|twin| twin.was.ctime == item.print.ctime && !mapped.contains(id.0, id.1));
             match twin {
                 Some(twin) => (item.print.ino, item.print.ctime) = (twin.is.ino, twin.is.ctime),
                 None => item.print.trusted = false,
@@ -69,9 +70,9 @@ pub fn carry_over(from: &Path, to: &Path, twins: &[Twin], doubted: &HashSet<(u64
     new.save(&kept)
 }
 
-/// Makes the next scan read these inodes (device, number) again, whatever their stamps say.
-pub fn doubt(index: &Path, doubted: &HashSet<(u64, u64)>) -> Result<()> {
-    if doubted.is_empty() || !index.exists() {
+/// Makes the next scan read these files again, whatever their stamps say.
+pub fn doubt(index: &Path, mapped: &Mapped) -> Result<()> {
+    if mapped.is_empty() || !index.exists() {
         return Ok(());
     }
     let (records, rows, found) = Records::open(Some(index))?;
@@ -83,13 +84,13 @@ pub fn doubt(index: &Path, doubted: &HashSet<(u64, u64)>) -> Result<()> {
         let Ok(mut items) = records.read(row.record).and_then(|bytes| decode_items(&bytes)) else { continue };
         let is_meant = |item: &Item| {
             matches!(item.entry.kind, EntryKind::File { .. } | EntryKind::Link { .. })
-                && doubted.contains(&(row.id.0, item.print.ino))
+                && mapped.contains(row.id.0, item.print.ino)
         };
         if !items.iter().any(is_meant) {
             kept.push(*row);
             continue;
         }
-        for item in items.iter_mut().filter(|item| doubted.contains(&(row.id.0, item.print.ino))) {
+        for item in items.iter_mut().filter(|item| is_meant(item)) {
             item.print.trusted = false;
         }
         kept.push(Row { record: records.append(&encode_items(&items))?, content: Name::UNKNOWN, ..*row });

@@ -13,17 +13,10 @@ use crate::sys::clock::{Time, file_clock};
 use crate::sys::dir::Dir;
 use crate::sys::memory::append_at;
 use crate::sys::meta;
+use crate::sys::stamps::Stamps;
 
 /// How often a file that changes under the reading is read again.
 pub const TRIES: u32 = 3;
-
-/// File stamps move on at clock ticks; a change in the tick of the reading may leave no trace in them.
-const TICK_MS: u32 = 20;
-
-/// Whether all that was done to a file by the time `now` shows in its stamps.
-pub fn is_settled(stat: &rustix::fs::Stat, now: Time) -> bool {
-    meta::stamps(stat).1 < now.minus_ms(TICK_MS)
-}
 
 /// An open regular file whose item says what it is now.
 pub struct Open {
@@ -62,7 +55,7 @@ impl Open {
             refresh(&self.file, &stat, item)?;
             return Ok(false);
         }
-        item.print.trusted = is_settled(&stat, self.opened);
+        item.print.trusted = Stamps::of(&self.file).are_settled(&stat, self.opened);
         Ok(true)
     }
 
@@ -155,8 +148,8 @@ pub fn kind_of(stat: &rustix::fs::Stat) -> Option<EntryKind> {
 }
 
 /// A new item for what stands at `name` in `dir`. A file's content is left unknown, and with it its extended attributes:
-/// they are read when it is opened.
-pub fn look_at(dir: &Dir, name: &[u8], stat: &rustix::fs::Stat, now: Time) -> Result<Option<Item>> {
+/// they are read when it is opened. `settled`: whatever is done to it from now on shows in its stamps.
+pub fn look_at(dir: &Dir, name: &[u8], stat: &rustix::fs::Stat, settled: bool) -> Result<Option<Item>> {
     let Some(mut kind) = kind_of(stat) else { return Ok(None) };
     if let EntryKind::Symlink { target } = &mut kind {
         *target = dir.read_link(name)?.into_bytes().into();
@@ -166,6 +159,6 @@ pub fn look_at(dir: &Dir, name: &[u8], stat: &rustix::fs::Stat, now: Time) -> Re
     if !item.is_unread() {
         item.entry.meta.xattrs = meta::xattrs_at(dir, name)?;
     }
-    item.print.trusted = is_settled(stat, now);
+    item.print.trusted = settled;
     Ok(Some(item))
 }

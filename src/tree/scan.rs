@@ -4,10 +4,12 @@
 mod contents;
 mod gone;
 mod links;
+mod mapped;
 
 pub use contents::keep_list;
 use gone::{Amend, Listed};
 use links::LinkName;
+pub use mapped::distrust;
 
 use std::io::{ErrorKind, Result};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,7 +27,9 @@ use crate::model::sync::LeftOut;
 use crate::sys::attrs::drop_views;
 use crate::sys::clock::file_clock;
 use crate::sys::dir::{Dir, DirName, is_dir, is_gone};
+use crate::sys::mapped::Mapped;
 use crate::sys::meta;
+use crate::sys::stamps::Stamps;
 
 /// Files from this size on are cut by all threads together.
 const BIG_BYTES: u64 = 8 << 20;
@@ -57,6 +61,8 @@ pub struct Findings {
     pub left_out: Vec<LeftOut>,
     /// Directories with files that have to be read.
     pub unread: Vec<u32>,
+    /// What was written through memory when the walk began: no index vouches for it.
+    pub mapped: Mapped,
     /// The index turned out to be damaged; what was damaged has been looked at anew.
     pub damaged: bool,
 }
@@ -108,9 +114,10 @@ impl Scan<'_> {
             failure: None,
         });
         let wake = Condvar::new();
+        let mapped = Mapped::now();
         std::thread::scope(|scope| {
             for _ in 0..threads() {
-                scope.spawn(|| self.work(&shared, &wake, &records, old));
+                scope.spawn(|| self.work(&shared, &wake, &records, (old, &mapped)));
             }
         });
         let shared = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -125,14 +132,14 @@ impl Scan<'_> {
             entries: shared.entries,
             bytes: shared.bytes,
         };
-        let (mut findings, mut links) = (shared.findings, shared.links);
+        let (mut findings, mut links) = (Findings { mapped, ..shared.findings }, shared.links);
         gone::amend(&mut view, shared.amends, &mut links, &mut findings.unread)?;
         self.settle_links(&mut view, links, &mut findings.unread)?;
         spread_protection(&mut view);
         Ok((view, findings))
     }
 
-    fn work(&self, shared: &Mutex<Shared>, wake: &Condvar, records: &Records, old: &Rows) {
+    fn work(&self, shared: &Mutex<Shared>, wake: &Condvar, records: &Records, before: (&Rows, &Mapped)) {
         loop {
             let mut held = lock(shared);
             let job = loop {
@@ -150,7 +157,7 @@ impl Scan<'_> {
             let outcome = if self.cancel.load(Ordering::Relaxed) {
                 Err(ErrorKind::Interrupted.into())
             } else {
-                self.one_dir(job, shared, records, old)
+                self.one_dir(job, shared, records, before)
             };
             let mut held = lock(shared);
             held.busy -= 1;
@@ -163,9 +170,10 @@ impl Scan<'_> {
     }
 
     /// What a directory holds, compared with what is remembered of it.
-    fn entries(&self, job: &Job, listed: &Listed, records: &Records, old: &Rows) -> Result<Found> {
+    fn entries(&self, job: &Job, listed: &Listed, records: &Records, (old, mapped): (&Rows, &Mapped)) -> Result<Found> {
         let (dir, own) = (&listed.dir, &listed.own);
         let now = file_clock();
+        let stamps = Stamps::of(dir);
         let row = old.get(&(own.st_dev, own.st_ino));
         let mut damaged = false;
         let remembered = match row
@@ -218,9 +226,14 @@ impl Scan<'_> {
             }
             let known = before.next_if(|item| item.entry.name == entry.name);
             let is_implied = stand == Stand::Above;
+            let stamps = if stat.st_dev == own.st_dev { stamps } else { Stamps::at(dir, &entry.name) };
+            let is_told = stamps.vouch(&stat, now) && !mapped.contains(stat.st_dev, stat.st_ino);
             let item = match known {
                 Some(mut item)
-                    if !is_implied && self.vouches(&item, &stat) && is_whole(&item, records, &mut damaged) =>
+                    if !is_implied
+                        && is_told
+                        && self.vouches(&item, &stat)
+                        && is_whole(&item, records, &mut damaged) =>
                 {
                     // An index of a version before this one may have them.
                     same &= !drop_views(&mut item.entry.meta.xattrs);
@@ -228,7 +241,7 @@ impl Scan<'_> {
                 }
                 _ => {
                     same = false;
-                    match look_at(dir, &entry.name, &stat, now) {
+                    match look_at(dir, &entry.name, &stat, stamps.are_settled(&stat, now)) {
                         Ok(Some(item)) => item,
                         Ok(None) => {
                             found

@@ -31,7 +31,8 @@ pub struct Item {
 pub struct Print {
     pub ino: u64,
     pub ctime: Time,
-    /// False if the file was changed so shortly before it was read that a later change could bear the same stamp.
+    /// False if a later change could bear the same stamps: the file was changed shortly before it was read, is written through
+    /// memory, or is on a file system whose stamps say nothing.
     pub trusted: bool,
 }
 
@@ -310,6 +311,11 @@ pub fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
     joined
 }
 
+/// How an index says that a fingerprint is trusted. One of an earlier version says it 20 ms after the stamp, which is too soon for a
+/// stamp of a whole second.
+const TRUSTED: u8 = 2;
+const TRUSTED_AT_ONCE: u8 = 1;
+
 pub fn encode_items(items: &[Item]) -> Vec<u8> {
     let mut out = Vec::with_capacity(items.len() * 112 + 8);
     put(&mut out, items.len() as u64);
@@ -318,7 +324,7 @@ pub fn encode_items(items: &[Item]) -> Vec<u8> {
         put(&mut out, item.print.ino);
         put(&mut out, item.print.ctime.seconds.cast_unsigned());
         put(&mut out, item.print.ctime.nanos.into());
-        out.push(u8::from(item.print.trusted));
+        out.push(if item.print.trusted { TRUSTED } else { 0 });
         out.push(item.state as u8);
         put(&mut out, item.slot);
         item.list.encode(&mut out);
@@ -337,11 +343,42 @@ pub fn decode_items(bytes: &[u8]) -> Result<Vec<Item>> {
             let ctime = Time { seconds: take(&mut rest)?.cast_signed(), nanos: u32::try_from(take(&mut rest)?).ok()? };
             let ([trusted, state], after) = rest.split_first_chunk::<2>()?;
             rest = after;
-            let print = Print { ino, ctime, trusted: *trusted != 0 };
+            let trusted = *trusted == TRUSTED || *trusted == TRUSTED_AT_ONCE && ctime.nanos != 0;
+            let print = Print { ino, ctime, trusted };
             let state = State::from_byte(*state)?;
             items.push(Item { entry, print, state, slot: take(&mut rest)?, list: Ptr::decode(&mut rest)? });
         }
         Some(items)
     };
     decode().ok_or_else(damaged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An index with one item, and how it says that the item is trusted.
+    fn kept(nanos: u32, trusted: u8) -> Vec<u8> {
+        let kind = EntryKind::File { size: 3, content: Name::of(b"abc") };
+        let print = Print { ino: 77, ctime: Time { seconds: 1000, nanos }, trusted: true };
+        let item = Item::new(Entry { name: b"a"[..].into(), meta: Default::default(), kind }, print);
+        let mut bytes = encode_items(std::slice::from_ref(&item));
+        let mut before = Vec::new();
+        put(&mut before, 1);
+        item.entry.encode(&mut before);
+        for number in [77, 1000, u64::from(nanos)] {
+            put(&mut before, number);
+        }
+        assert!(bytes.starts_with(&before));
+        bytes[before.len()] = trusted;
+        bytes
+    }
+
+    #[test]
+    fn what_an_earlier_version_trusted_is_read_again_where_it_did_too_soon() {
+        let is_trusted = |nanos, trusted| decode_items(&kept(nanos, trusted)).unwrap()[0].print.trusted;
+        assert!(is_trusted(5, 2) && is_trusted(0, 2), "as this version says it");
+        assert!(is_trusted(5, 1) && !is_trusted(0, 1), "as an earlier one said it");
+        assert!(!is_trusted(5, 0) && !is_trusted(0, 0));
+    }
 }

@@ -8,6 +8,7 @@ pub mod disks;
 pub mod docker;
 pub mod engine;
 pub mod host;
+pub mod mapper;
 pub mod mounts;
 pub mod nets;
 pub mod oracle;

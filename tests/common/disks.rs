@@ -73,6 +73,30 @@ impl Drop for Disk {
     }
 }
 
+/// A folder that lies over others. Dropped, it is unmounted.
+pub struct Overlay {
+    pub root: PathBuf,
+}
+
+impl Overlay {
+    /// What is in `lower`, and what is written into the folder `upper`; mounted beside `upper`.
+    pub fn over(lower: &Path, upper: &Path) -> Overlay {
+        let (work, root) = (upper.with_extension("work"), upper.with_extension("mounted"));
+        for folder in [upper, &work, &root] {
+            fs::create_dir_all(folder).expect("a folder");
+        }
+        let layers = format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
+        sh("mount", &["-t", "overlay", "overlay", "-o", &layers, root.to_str().expect("a plain path")]);
+        Overlay { root }
+    }
+}
+
+impl Drop for Overlay {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.root).status();
+    }
+}
+
 /// What the file system of `path` has free.
 pub fn free_bytes(path: &Path) -> u64 {
     let status = rustix::fs::statvfs(path).expect("a file system");

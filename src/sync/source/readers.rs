@@ -149,6 +149,7 @@ impl Source {
                 items[entry as usize] = inner.items[entry as usize].clone();
             }
             view.set_items(batch.dir, &items).map_err(|cause| index_error(&cause))?;
+            lock(&self.read).insert(batch.dir);
             inner.items = Vec::new();
         }
         Ok(())

@@ -14,9 +14,10 @@ use rustix::fs::Stat;
 
 use super::{Handle, LIST_BYTES, LIST_ENTRIES, Listing, Look, Piece, Seen, Slice};
 use crate::model::{Error, Kind, Result};
-use crate::sys::clock::Time;
+use crate::sys::clock::{Time, file_clock};
 use crate::sys::dir::{Dir, split_last};
 use crate::sys::memory::append_at;
+use crate::sys::stamps::Stamps;
 use crate::sys::{copy, meta};
 use crate::tree::entry::{Entry, EntryKind, Meta};
 use crate::tree::filter::is_stage;
@@ -31,6 +32,7 @@ const KEPT_NAMES: usize = 2_000_000;
 pub struct Live {
     root: Dir,
     device: u64,
+    stamps: Stamps,
     /// How people know it.
     label: String,
     lists: Mutex<VecDeque<Names>>,
@@ -49,7 +51,8 @@ impl Live {
         let cannot = |error: io::Error| Error::io(format!("cannot look at {label}"), error);
         let root = Dir::open(path).map_err(cannot)?;
         let device = root.stat_self().map_err(cannot)?.st_dev;
-        Ok(Live { root, device, label: label.to_owned(), lists: Mutex::default() })
+        let stamps = Stamps::of(&root);
+        Ok(Live { root, device, stamps, label: label.to_owned(), lists: Mutex::default() })
     }
 
     /// The directory that a handle names, and what it is.
@@ -64,16 +67,25 @@ impl Live {
     }
 
     fn seen(&self, dir: &Dir, below: &[u8], name: &[u8]) -> io::Result<Option<Seen>> {
+        let now = file_clock();
         let stat = dir.stat(name)?;
         let Some(mut kind) = kind_of(&stat) else { return Ok(None) };
         if let EntryKind::Symlink { target } = &mut kind {
             *target = dir.read_link(name)?.into_bytes().into();
         }
         let xattrs = meta::xattrs_at(dir, name)?;
-        Ok(Some(self.describe(&join(below, name), name, kind, xattrs, &stat)))
+        Ok(Some(self.describe(&join(below, name), name, kind, xattrs, (&stat, now))))
     }
 
-    fn describe(&self, path: &[u8], name: &[u8], kind: EntryKind, xattrs: Vec<meta::Xattr>, stat: &Stat) -> Seen {
+    /// `now`: a time before the stat.
+    fn describe(
+        &self,
+        path: &[u8],
+        name: &[u8],
+        kind: EntryKind,
+        xattrs: Vec<meta::Xattr>,
+        (stat, now): (&Stat, Time),
+    ) -> Seen {
         let (mtime, changed) = meta::stamps(stat);
         let (uid, gid) = (stat.st_uid, stat.st_gid);
         let meta = Meta { mode: stat.st_mode & 0o7777, uid, gid, mtime, xattrs };
@@ -83,16 +95,25 @@ impl Live {
             entry: Entry { name: name.into(), meta, kind },
             handle: handle(path, stat.st_ino),
             id,
-            version: Some(version(stat)),
+            version: Some(self.version(stat, now)),
             links: u32::try_from(stat.st_nlink).unwrap_or(u32::MAX),
             disk_bytes: u64::try_from(stat.st_blocks).unwrap_or(0) * 512,
             changed,
         }
     }
 
+    /// As long as a change would leave the same stamps, each moment is a version of its own: what is read is not kept.
+    fn version(&self, stat: &Stat, now: Time) -> u64 {
+        let stamped = stamped(stat);
+        match stat.st_dev == self.device && self.stamps.are_past(stat, now) {
+            true => stamped,
+            false => mix([stamped, bits(now), 0, 0]),
+        }
+    }
+
     /// The names of a directory, sorted; read again only when it has changed since.
     fn names(&self, handle: &Handle, dir: &Dir, stat: &Stat, paging: bool) -> io::Result<Arc<Vec<Box<[u8]>>>> {
-        let version = version(stat);
+        let version = stamped(stat);
         if paging {
             let lists = self.lists();
             if let Some(kept) = lists.iter().find(|kept| kept.dir == *handle && kept.version == version) {
@@ -136,13 +157,17 @@ impl Live {
     }
 
     fn slice(&self, slice: &Slice, near: &mut Option<(Vec<u8>, Dir)>) -> Result<Piece> {
-        let (file, _) = self.file(&slice.file, near)?;
+        let now = file_clock();
+        let (file, before) = self.file(&slice.file, near)?;
         let mut data = Vec::new();
-        let read = append_at(&file, &mut data, slice.len as usize, slice.offset)
-            // Looked at behind the reading: what is newer than this version is seen to be.
-            .and_then(|_| meta::stat_file(&file));
+        let read = append_at(&file, &mut data, slice.len as usize, slice.offset).and_then(|_| meta::stat_file(&file));
         match read {
-            Ok(stat) => Ok(Piece { data: data.into(), version: Some(version(&stat)) }),
+            // What changed while it was read is of no version.
+            Ok(after) => {
+                let version = self.version(&before, now);
+                let still = stamped(&before) == stamped(&after);
+                Ok(Piece { data: data.into(), version: Some(if still { version } else { !version }) })
+            }
             Err(error) => Err(self.failed(parse(&slice.file)?.0, error)),
         }
     }
@@ -165,10 +190,11 @@ impl Live {
 
 impl Look for Live {
     fn root(&self) -> Result<Seen> {
-        let looked = self.root.stat_self().and_then(|stat| Ok((stat, meta::xattrs_of(&self.root)?)));
-        let (stat, xattrs) = looked.map_err(|error| self.failed(b"", error))?;
+        let now = file_clock();
+        let looked = self.root.stat_self().and_then(|stat| Ok(((stat, now), meta::xattrs_of(&self.root)?)));
+        let ((stat, now), xattrs) = looked.map_err(|error| self.failed(b"", error))?;
         let kind = EntryKind::Dir { content: crate::model::Name::UNKNOWN };
-        Ok(self.describe(b"", b"", kind, xattrs, &stat))
+        Ok(self.describe(b"", b"", kind, xattrs, (&stat, now)))
     }
 
     fn list(&self, handle: &Handle, after: Option<&[u8]>) -> Result<Listing> {
@@ -265,9 +291,12 @@ fn size(seen: &Seen) -> usize {
     120 + 2 * seen.entry.name.len() + xattrs + target
 }
 
-fn version(stat: &Stat) -> u64 {
+fn bits(time: Time) -> u64 {
+    time.seconds.cast_unsigned().wrapping_mul(1_000_000_000).wrapping_add(time.nanos.into())
+}
+
+fn stamped(stat: &Stat) -> u64 {
     let (mtime, changed) = meta::stamps(stat);
-    let bits = |time: Time| time.seconds.cast_unsigned().wrapping_mul(1_000_000_000).wrapping_add(time.nanos.into());
     mix([bits(mtime), bits(changed), stat.st_size.cast_unsigned(), stat.st_ino])
 }
 
@@ -294,6 +323,7 @@ mod tests {
         fs::write(dir.path().join("secret"), "outside").unwrap();
         fs::create_dir(root.join(".mcloud-stage")).unwrap();
         let live = Live::open(&root, "shop").unwrap();
+        crate::sys::stamps::next_tick();
         (dir, live)
     }
 
@@ -333,8 +363,9 @@ mod tests {
         let (dir, live) = tree();
         let root = live.root().unwrap();
         let b = live.find(&root.handle, b"b").unwrap().unwrap();
-        crate::sys::clock::next_tick();
+        crate::sys::stamps::next_tick();
         fs::write(dir.path().join("root/b"), "more").unwrap();
+        crate::sys::stamps::next_tick();
         let now = live.again(&b.handle).unwrap();
         assert_ne!(now.version, b.version);
         assert_eq!(live.read(&[slice(&b)])[0].as_ref().unwrap().version, now.version);

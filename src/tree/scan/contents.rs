@@ -4,10 +4,11 @@ use std::io::{ErrorKind, Result};
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 
-use super::{BIG_BYTES, Findings, Scan, lock, reason, threads};
+use super::{BIG_BYTES, Findings, Scan, distrust, lock, reason, threads};
 use crate::model::Name;
 use crate::model::sync::LeftOut;
 use crate::sys::dir::{Dir, copy_of, is_gone};
+use crate::sys::mapped::Mapped;
 use crate::tree::entry::EntryKind;
 use crate::tree::link::ChunkRef;
 use crate::tree::records::{ListWriter, Records};
@@ -17,6 +18,10 @@ use crate::tree::{big, node, read};
 impl Scan<'_> {
     /// Reads every file of the view that is unread, and names it.
     pub fn read(&self, view: &mut View, findings: &mut Findings) -> Result<()> {
+        if findings.unread.is_empty() {
+            return Ok(());
+        }
+        let unread = findings.unread.clone();
         let work = Mutex::new((std::mem::take(&mut findings.unread), Vec::new(), Vec::new(), Vec::new()));
         let shown: &View = view;
         std::thread::scope(|scope| {
@@ -57,7 +62,7 @@ impl Scan<'_> {
             }
             view.set_items(dir, &items)?;
         }
-        Ok(())
+        distrust(self.root, view, unread, &Mapped::now().and(&findings.mapped))
     }
 
     /// Reads the small unread files of one directory; tells which of its items are big.

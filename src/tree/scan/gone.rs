@@ -10,8 +10,8 @@ use rustix::fs::Stat;
 use super::links::LinkName;
 use super::{Job, Scan, Shared, lock, reason};
 use crate::model::sync::LeftOut;
-use crate::sys::clock::file_clock;
 use crate::sys::dir::{Dir, DirName, is_gone, split_last};
+use crate::sys::mapped::Mapped;
 use crate::tree::entry::{Entry, Meta};
 use crate::tree::filter::Stand;
 use crate::tree::read::look_at;
@@ -42,13 +42,19 @@ pub(super) struct Listed {
 
 impl Scan<'_> {
     /// Reads one directory.
-    pub(super) fn one_dir(&self, mut job: Job, shared: &Mutex<Shared>, records: &Records, old: &Rows) -> Result<()> {
+    pub(super) fn one_dir(
+        &self,
+        mut job: Job,
+        shared: &Mutex<Shared>,
+        records: &Records,
+        before: (&Rows, &Mapped),
+    ) -> Result<()> {
         let mut replaced = None;
         for attempt in 1..=TRIES {
             match list(self.root, &mut job) {
                 // A file system that gives a directory another number each time is taken as it is.
                 Ok(listed) if id(&listed.own) == job.id || job.path.is_empty() || attempt == TRIES => {
-                    let found = self.entries(&job, &listed, records, old)?;
+                    let found = self.entries(&job, &listed, records, before)?;
                     if !found.is_removed {
                         self.put(&job, &listed.own, found, replaced.map(Amend::Replaced), shared);
                         return Ok(());
@@ -69,10 +75,9 @@ impl Scan<'_> {
 
     /// Looks at what stands where a directory was: the entry of another one, or what its parent has to say instead.
     fn look_again(&self, job: &mut Job) -> std::result::Result<Entry, Amend> {
-        let now = file_clock();
         let (above, name) = split_last(&job.path);
         let looked = self.root.open_beneath(above).and_then(|dir| match dir.stat_if_there(name)? {
-            Some(stat) => Ok(look_at(&dir, name, &stat, now)?.map(|item| (item, stat))),
+            Some(stat) => Ok(look_at(&dir, name, &stat, false)?.map(|item| (item, stat))),
             None => Ok(None),
         });
         let (item, stat) = match looked {

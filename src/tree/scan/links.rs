@@ -10,6 +10,7 @@ use super::Scan;
 use crate::model::Name;
 use crate::sys::clock::file_clock;
 use crate::sys::dir::is_gone;
+use crate::sys::stamps::Stamps;
 use crate::tree::entry::{EntryKind, Meta};
 use crate::tree::read::look_at;
 use crate::tree::view::{Item, State, View, join};
@@ -136,8 +137,10 @@ impl Scan<'_> {
 
     fn look_anew(&self, view: &View, dir: u32, item: &Item) -> Result<Item> {
         let looked = self.root.open_beneath(&view.path(dir)).and_then(|open| {
+            let now = file_clock();
             let stat = open.stat(&item.entry.name)?;
-            look_at(&open, &item.entry.name, &stat, file_clock())?.ok_or_else(|| ErrorKind::NotFound.into())
+            let settled = Stamps::at(&open, &item.entry.name).are_settled(&stat, now);
+            look_at(&open, &item.entry.name, &stat, settled)?.ok_or_else(|| ErrorKind::NotFound.into())
         });
         match looked {
             // Gone since its folder was read, as a file may be by the time it is to be read.

@@ -10,7 +10,6 @@ use super::gone::{self, Amend};
 use super::links::LinkName;
 use super::{Counters, Findings, Scan};
 use crate::model::Name;
-use crate::sys::clock::file_clock;
 use crate::sys::dir::Dir;
 use crate::tree::entry::EntryKind;
 use crate::tree::filter::Filter;
@@ -64,7 +63,7 @@ fn a_folder_that_went_while_its_tree_was_read_is_in_no_listing_and_what_stands_t
             ["b", "c", "e"].iter().for_each(|name| fs::remove_dir(root.join(name)).unwrap());
             fs::write(root.join("c"), "a file by now").unwrap();
         });
-        let item = look_at(dir, b"c", &dir.stat(b"c").unwrap(), file_clock()).unwrap().unwrap();
+        let item = look_at(dir, b"c", &dir.stat(b"c").unwrap(), false).unwrap().unwrap();
         let gone = || Amend::Gone { protected: false };
         let amends = vec![(e, gone()), (c, Amend::Became(Box::new(item), None)), (b, gone())];
         // The one that was listed last, in a folder of which the names have moved up.
