@@ -21,7 +21,7 @@ mod target;
 mod want;
 
 pub use source::serve;
-pub use target::{recover, run};
+pub use target::{is_unfinished, recover, run};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

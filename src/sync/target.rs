@@ -114,6 +114,11 @@ pub fn recover(dir: &LiveDir) -> Result<bool> {
     finish_commit(&stage, dir)
 }
 
+/// Whether a commit was interrupted that the next sync, or [`recover`], is going to finish. Takes no lock.
+pub fn is_unfinished(dir: &LiveDir) -> bool {
+    Stage::is_log_in_force(&dir.root)
+}
+
 fn finish_commit(stage: &Stage, dir: &LiveDir) -> Result<bool> {
     let failed = |cause: std::io::Error| {
         let is_torn = cause.kind() == std::io::ErrorKind::InvalidData;
