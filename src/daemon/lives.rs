@@ -350,6 +350,7 @@ async fn scrub(daemon: &Arc<Daemon>, crew: &Crew, services: &[&Service], wanted:
     for volume in tenants::all_volumes(&row.tenant) {
         if volume.data.as_ref().is_some_and(|data| names.contains(data.service.as_str())) {
             let dir = daemon.home.volume(&volume);
+            uses::of(daemon, crew, &volume).await?.no_other(&volume)?;
             let _held = daemon.write_lock(&dir).lock.try_lock_owned().map_err(|_| {
                 Error::new(Kind::Busy, format!("a sync into {volume} is under way")).hint("wait for it, or stop it")
             })?;

@@ -45,6 +45,9 @@ impl Store {
                     self.forget_frame(&hit);
                 }
                 Err(error) if error.kind() == ErrorKind::NotFound && attempt < TRIES => {}
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof && self.place.is_remote() && attempt < TRIES => {
+                    self.forget_frame(&hit);
+                }
                 Err(error) if error.kind() == ErrorKind::InvalidData => {
                     return Err(lost(format!("{name} cannot be read from the store {}", self.label())).because(error));
                 }

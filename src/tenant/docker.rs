@@ -80,7 +80,7 @@ impl Docker {
     fn gone(&self) -> Error {
         Error::failed(format!("Docker does not answer at {}", self.url)).hint(
             "start it (`systemctl start docker`, or `dockerd`), or name its socket with `mcloud server --docker URL`; \
-             syncs go on working without it",
+             what needs no containers goes on working without it",
         )
     }
 

@@ -12,6 +12,9 @@ use crate::common::oracle::{assert_equal, differences};
 use crate::common::relay::Relay;
 use crate::common::sh;
 
+/// The list of all containers: others ask for those with some labels.
+const LIST: &str = "/containers/json?all=true&size=false HTTP";
+
 /// A tenant that runs, with old data in its volume, and new data to be copied there.
 struct Stage {
     port: Port,
@@ -93,7 +96,7 @@ fn an_engine_that_fails_or_lies_leaves_the_volume_as_it_was_and_its_service_runn
     let ever = usize::MAX;
     // It does not tell what runs; it does not stop it; it says that it did, and did not.
     for (part, status, kind, words) in [
-        ("/containers/json?all=true HTTP", 500, "failed", "is not known"),
+        (LIST, 500, "failed", "is not known"),
         ("/stop?", 500, "failed", "is not known"),
         ("/stop?", 204, "busy", "does not stay stopped"),
     ] {
@@ -113,7 +116,7 @@ fn what_the_engine_does_not_tell_after_the_stop_is_not_taken_for_a_yes() {
     let stage = Stage::new(&relay.vars());
     // The plan asks, the stop asks and stops; the look after it is not answered.
     let before = sh("docker", &["inspect", "--format", "{{.State.StartedAt}}", &stage.port.on("web", "shop")]);
-    relay.answer_after("/stop?", "/containers/json?all=true HTTP", 500);
+    relay.answer_after("/stop?", LIST, 500);
     stage.is_refused("failed", "is not known");
     relay.be_honest();
     let after = sh("docker", &["inspect", "--format", "{{.State.StartedAt}}", &stage.port.on("web", "shop")]);

@@ -33,8 +33,8 @@ fn no_docker() -> Vec<(String, String)> {
     vec![("MCLOUD_DOCKER".to_owned(), "unix:///nowhere/docker.sock".to_owned())]
 }
 
-/// What the time of the day is in.
-const OF_NOW: [&str; 2] = ["last_seen_unix", "next_unix"];
+/// What the time of the day is in, and what of the world is there just now.
+const OF_NOW: [&str; 3] = ["last_seen_unix", "next_unix", "why"];
 
 /// Whether all that is in `said` is in `now` as well; more may be.
 fn holds(said: &Value, now: &Value) -> bool {
@@ -182,21 +182,28 @@ fn an_index_of_a_newer_version_is_not_believed_and_is_built_anew() {
     for name in 0..20 {
         fs::write(from.join(format!("f{name}")), vec![name; 40_000]).unwrap();
     }
-    stage.admin.sync(&from, stage.shop(), &["--yes"]).ok();
+    let sync = || stage.admin.sync(&from, stage.shop(), &["--yes"]).ok().proves();
+    sync();
     // What is young is read again.
     std::thread::sleep(std::time::Duration::from_secs(3));
-    stage.admin.sync(&from, stage.shop(), &["--yes"]).ok();
-    let known = stage.admin.sync(&from, stage.shop(), &["--yes"]).ok();
-    assert_eq!(known.count("bytes_read"), 0, "else this test shows nothing: {known}");
+    sync();
+    fs::write(from.join("f0"), "another").unwrap();
+    let known = sync();
+    assert!(known.count("bytes_read") < 40_000, "else this test shows nothing: {known}");
     let all = walk(&stage.admin.cache()).into_iter().chain([stage.daemon.home.join("index/shop/root.idx")]);
     let indexes: Vec<PathBuf> = all.filter(|path| path.extension().is_some_and(|end| end == "idx")).collect();
     assert_eq!(indexes.len(), 2, "the client's and the host's: {indexes:?}");
     let heads: Vec<Vec<u8>> = indexes.iter().map(|index| of_another_version(index)).collect();
-    let read = stage.admin.sync(&from, stage.shop(), &["--yes"]).ok().proves();
-    assert!(read.count("bytes_read") >= 2 * 20 * 40_000, "both ends read all again: {read}");
+    fs::write(from.join("f1"), "another").unwrap();
+    let read = sync();
+    assert!(read.count("bytes_read") >= 18 * 40_000, "all is read again: {read}");
+    let told =
+        read.events.iter().filter(|event| event["message"].as_str().is_some_and(|text| text.contains("the index of")));
+    assert_eq!(told.count(), 2, "at both ends: {read}");
     assert_equal(&from, &stage.volume, "equal");
     for (index, head) in indexes.iter().zip(heads) {
         assert_eq!(fs::read(index).unwrap()[..16], head, "it is of this version again");
     }
-    assert_eq!(stage.admin.sync(&from, stage.shop(), &["--yes"]).ok().count("bytes_read"), 0);
+    fs::write(from.join("f2"), "another").unwrap();
+    assert!(sync().count("bytes_read") < 40_000, "it is believed");
 }

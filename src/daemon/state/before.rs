@@ -13,7 +13,8 @@ use crate::sys::dir::private_file;
 
 /// So many copies are kept, the newest.
 const COPIES: usize = 3;
-/// Where a database file has its `user_version`, big endian (SQLite's file format, 1.3).
+/// How a database file begins, and where it has its `user_version`, big endian (SQLite's file format, 1.3).
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 const USER_VERSION: usize = 60;
 const HEADER: usize = 64;
 
@@ -34,6 +35,10 @@ pub fn version_of(file: &Path) -> Result<usize> {
         Ok(()) => {}
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof) => return Ok(0),
         Err(error) => return Err(cannot(error)),
+    }
+    if !head.starts_with(MAGIC) {
+        // What it is SQLite says when it is opened.
+        return Ok(0);
     }
     let version = head[USER_VERSION..].first_chunk::<4>().map_or(0, |bytes| u32::from_be_bytes(*bytes));
     Ok(version as usize)
