@@ -20,7 +20,7 @@ mod talk;
 mod target;
 mod want;
 
-pub use source::serve;
+pub use source::{read_rules, serve};
 pub use target::{recover, run};
 
 use std::path::{Path, PathBuf};

@@ -4,6 +4,8 @@
 pub mod clock;
 pub mod copy;
 pub mod dir;
+pub mod inode;
+pub mod inotify;
 pub mod memory;
 pub mod meta;
 pub mod mount;

@@ -39,6 +39,7 @@ mod sync_options;
 mod sync_races;
 mod sync_syscalls;
 mod sync_volumes;
+mod sync_watch;
 mod tenants_bad_input;
 mod tenants_faults;
 mod tenants_hooks;
