@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::host::{Client, Running, Stage};
 use crate::common::mounts::until;
@@ -98,6 +98,32 @@ fn watches(running: &Running) -> usize {
     let infos = fs::read_dir(format!("/proc/{}/fdinfo", running.pid().as_raw_nonzero())).unwrap();
     let texts = infos.filter_map(|info| fs::read_to_string(info.ok()?.path()).ok());
     texts.map(|text| text.lines().filter(|line| line.starts_with("inotify wd")).count()).sum()
+}
+
+/// A command without `--json`'s ways. Dropped, it is killed.
+struct Started(std::process::Child);
+
+impl Started {
+    fn stop(&mut self) {
+        kill_process(Pid::from_child(&self.0), Signal::INT).unwrap();
+        assert!(self.0.wait().unwrap().success());
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A mount point that nothing stays mounted at.
+struct MountPoint<'a>(&'a Path);
+
+impl Drop for MountPoint<'_> {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(self.0, rustix::mount::UnmountFlags::DETACH);
+    }
 }
 
 fn stop(running: Running) -> crate::common::host::Outcome {
@@ -250,13 +276,12 @@ fn the_folder_that_it_was_started_in_is_a_path_too() {
     let watch = Watch::new();
     put(&watch.source, "f", "1");
     let mut command = watch.client().command(&["--json", "sync", ".", "../target", "--watch", "--force"]);
-    let mut child = command.current_dir(&watch.source).stdout(std::process::Stdio::null()).spawn().unwrap();
+    let mut child = Started(command.current_dir(&watch.source).stdout(std::process::Stdio::null()).spawn().unwrap());
     watch.follows("the first round");
     fs::remove_dir_all(&watch.source).unwrap();
     put(&watch.source, "new/f", "2");
     watch.sees("new/g", "the folder made anew");
-    kill_process(rustix::process::Pid::from_child(&child), Signal::INT).unwrap();
-    assert!(child.wait().unwrap().success());
+    child.stop();
 }
 
 #[test]
@@ -267,6 +292,7 @@ fn an_unmounted_source_empties_nothing_and_is_followed_when_it_is_back() {
     let (image, at) = (image.to_str().unwrap(), watch.source.to_str().unwrap());
     sh("mkfs.ext4", &["-q", "-F", image]);
     sh("mount", &["-o", "loop", image, at]);
+    let _outer = MountPoint(&watch.source);
     put(&watch.source, "deep/f", "1");
     let mut running = watch.start(&["--force"]);
     watch.sees("deep/g", "the first round");
@@ -279,14 +305,14 @@ fn an_unmounted_source_empties_nothing_and_is_followed_when_it_is_back() {
     let inner = watch.source.join("inner");
     fs::create_dir(&inner).unwrap();
     sh("mount", &["-t", "tmpfs", "-o", "size=1m", "tmpfs", inner.to_str().unwrap()]);
+    let mounted = MountPoint(&inner);
     put(&watch.source, "inner/sub/f", "1");
     watch.sees("inner/sub/g", "a mount in the tree");
-    sh("umount", &[inner.to_str().unwrap()]);
+    drop(mounted);
     watch.sees("inner/f", "what was below it");
-    let outcome = stop(running);
-    sh("umount", &[at]);
-    let failed = outcome.ok().events.into_iter().find(|event| event["event"] == "failed").unwrap();
-    assert_eq!(failed["kind"], "refused");
+    let outcome = stop(running).ok();
+    let failed = outcome.events.iter().find(|event| event["event"] == "failed").unwrap();
+    assert_eq!(failed["kind"], "refused", "{outcome}");
 }
 
 #[test]
@@ -408,13 +434,12 @@ fn a_round_is_a_line_with_the_time_and_the_names() {
     let out = fs::File::create(watch.at("out")).unwrap();
     let mut command = watch.client().command(&["--no-color", "sync"]);
     command.arg(&watch.source).arg(&watch.target).arg("--watch").stdout(out).stderr(std::process::Stdio::null());
-    let mut child = command.spawn().unwrap();
+    let mut child = Started(command.spawn().unwrap());
     watch.follows("the first round");
     put(&watch.source, "app.py", "22");
     let said = || fs::read_to_string(watch.at("out")).unwrap();
     until("the second round", || said().contains("1 changed: app.py ("));
-    kill_process(rustix::process::Pid::from_child(&child), Signal::INT).unwrap();
-    assert!(child.wait().unwrap().success());
+    child.stop();
     let text = said();
     assert!(text.lines().count() >= 2 && text.lines().next().unwrap().contains("1 new: app.py ("), "{text}");
     for line in text.lines() {
