@@ -415,7 +415,8 @@ fn told(dir: u32, entry: u32, before: &Entry, item: &Item, len: u64, sparse: boo
     FileItem { dir, entry, len, content, now, sparse, state }
 }
 
-fn read_rules(root: &Dir, label: &str) -> Result<Vec<u8>> {
+/// The text of the rules at a source's root; empty where it has none.
+pub fn read_rules(root: &Dir, label: &str) -> Result<Vec<u8>> {
     let failed = |cause| Error::io(format!("the ignore rules of {label} cannot be read"), cause);
     match root.stat_if_there(RULES_FILE).map_err(failed)? {
         Some(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() => {}

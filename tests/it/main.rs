@@ -48,6 +48,7 @@ mod sync_races;
 mod sync_stamps;
 mod sync_syscalls;
 mod sync_volumes;
+mod sync_watch;
 mod tenants_bad_input;
 mod tenants_faults;
 mod tenants_hooks;
