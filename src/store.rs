@@ -348,6 +348,8 @@ fn write_lock<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 }
 
 #[cfg(test)]
+mod rules_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(all(test, feature = "faults"))]
 mod upkeep_tests;
