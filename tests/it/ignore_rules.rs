@@ -133,8 +133,7 @@ fn made_up(rng: &mut Rng) -> Vec<u8> {
         let count = *rng.pick(&[1, 1, 1, 2, 2, 3]);
         parts.push((0..count).flat_map(|_| piece(rng)).collect::<Vec<u8>>());
     }
-    let slash: &[u8] = *rng.pick(&[&b"/"[..], b"/", b"/", b"/", b"//", b"\\/", b"/**/"]);
-    parts.join(slash)
+    parts.join(*rng.pick(&[&b"/"[..], b"/", b"/", b"/", b"//", b"\\/", b"/**/"]))
 }
 
 /// A path that is there, with wildcards in place of parts of it.

@@ -178,7 +178,7 @@ fn rules_that_may_not_be_read_stop_a_sync() {
     put(&p.source, b"f", "the source's");
     put(&p.source, b".mcignore", "keep\n");
     put(&p.target, b"keep", "the target's");
-    fs::set_permissions(p.source.join(".mcignore"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(p.source.join(".mcignore"), fs::Permissions::from_mode(0o000)).unwrap();
     let client = Client::new(&p.dir.path().join("stranger")).by_user(54_321);
     for path in [p.dir.path(), &p.source] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
