@@ -38,6 +38,7 @@ mod sync_memory;
 mod sync_options;
 mod sync_races;
 mod sync_rules;
+mod sync_sparse;
 mod sync_syscalls;
 mod sync_volumes;
 mod tenants_bad_input;
