@@ -349,6 +349,7 @@ fn write_lock<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 
 #[cfg(test)]
 mod bucket_tests;
+mod rules_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(all(test, feature = "faults"))]

@@ -25,7 +25,7 @@ mod target;
 mod transplant;
 mod want;
 
-pub use source::{read_rules, serve};
+pub use source::serve;
 pub use target::{is_unfinished, recover, run};
 
 use std::path::{Path, PathBuf};

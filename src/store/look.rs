@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::snapshot::Volume;
 use super::{Pin, Store, lock};
-use crate::model::{Error, Kind, Name, Result};
+use crate::model::{Error, Kind, Name, Result, shown};
 use crate::tree::chunk::MAX;
 use crate::tree::entry::{Entry, EntryKind, put, take, take_name};
 use crate::tree::link::ChunkRef;
@@ -153,7 +153,7 @@ impl Shown {
     /// The entry at a path.
     fn at(&self, path: &[u8]) -> Result<Entry> {
         let lost = || {
-            let path = String::from_utf8_lossy(path).escape_debug().to_string();
+            let path = shown::path(path);
             Error::new(Kind::Corrupt, format!("the snapshot has a further name of `{path}`, and not that itself"))
         };
         let mut at = self.root.clone();

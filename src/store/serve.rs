@@ -2,20 +2,24 @@
 //!
 //! Where files had holes is not kept: a file's blocks of zeros become holes again, as with `cp --sparse=always`.
 
+mod rules;
+
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, RwLock};
 
 use tokio::sync::mpsc;
 
+use rules::{read_all, rules};
+
 use super::snapshot::Volume;
 use super::{Store, lock, read_lock, write_lock};
 use crate::model::name::Short;
 use crate::model::sync::LeftOut;
-use crate::model::{Error, Kind, Name, Result};
+use crate::model::{Error, Kind, Name, Result, shown};
 use crate::tree::chunk::MAX;
 use crate::tree::entry::{Entry, EntryKind, Meta};
-use crate::tree::filter::{Filter, RULES_FILE, RULES_MAX, Stand};
+use crate::tree::filter::{Filter, Stand};
 use crate::tree::link::{
     Ask, ChunkNode, FileItem, FileState, ListingNode, NeedRange, Open, SentRange, SourceEnd, Tell,
 };
@@ -64,6 +68,8 @@ struct Row {
 struct Kept<'a> {
     store: &'a Store,
     filter: Filter,
+    /// Without what the caller left out.
+    own_rules: Filter,
     /// Something may be left out: lists are made anew.
     partial: bool,
     dirs: RwLock<Vec<Row>>,
@@ -83,21 +89,25 @@ enum Job {
 
 fn serve_opened(store: &Store, volume: &Volume, label: &str, open: &Open, link: &mut SourceEnd) -> Result<(), Stop> {
     let _pin = store.pin(vec![volume.content()]);
-    let rules = rules(store, volume)?;
+    let rules = rules(store, volume, label, open.fresh)?;
     let filter = Filter::new(&open.path, &rules, &open.exclude)?;
+    let own_rules = Filter::new(&open.path, &rules, &[])?;
     tell(&link.tell, Tell::Opened { rules, local: None })?;
     match link.next_ask() {
         Some(Ask::Scan) => {}
         Some(_) => return Err(Error::failed("the target asked before the scan").into()),
         None => return Err(Stop::HungUp),
     }
-    let partial = !filter.is_whole_tree() || !open.exclude.is_empty();
+    // The rules of the tree may leave out of it, too: it was taken while they changed, or by a version that read them
+    // differently. The target goes by them.
+    let partial = !filter.is_whole_tree() || filter.has_rules();
     let content = volume.content();
     let implied = !filter.is_whole_tree();
     let row = Row { path: Box::default(), kept: content, shown: content, first_child: None };
     let kept = Kept {
         store,
         filter,
+        own_rules,
         partial,
         dirs: RwLock::new(vec![row]),
         tell: link.tell.clone(),
@@ -109,13 +119,16 @@ fn serve_opened(store: &Store, volume: &Volume, label: &str, open: &Open, link: 
     };
     let (mut entries, mut bytes) = (volume.entries, volume.bytes);
     if partial {
-        (entries, bytes) = kept.number_all()?;
+        let left_out;
+        (entries, bytes, left_out) = kept.number_all()?;
         let scope = crate::tree::filter::clean_scope(&open.path)?;
         if !scope.is_empty() && entries <= scope.iter().filter(|byte| **byte == b'/').count() as u64 {
-            let path = String::from_utf8_lossy(&scope).into_owned();
-            return Err(Error::new(Kind::NotFound, format!("there is no {path:?} in {label}"))
+            return Err(Error::new(Kind::NotFound, format!("there is no `{}` in {label}", shown::path(&scope)))
                 .hint("--path names a file or folder inside the snapshot")
                 .into());
+        }
+        for left_out in left_out {
+            tell(&link.tell, Tell::LeftOut(left_out))?;
         }
     }
     let mut root = volume.root.clone();
@@ -129,22 +142,6 @@ fn serve_opened(store: &Store, volume: &Volume, label: &str, open: &Open, link: 
     kept.answer(link)?;
     let bytes_read = kept.bytes_read.load(Ordering::Relaxed);
     tell(&kept.tell, Tell::Root { root: root_name(&root), entries, bytes, bytes_read })
-}
-
-/// The `.mcignore` of the tree.
-fn rules(store: &Store, volume: &Volume) -> Result<Vec<u8>> {
-    let mut rules = Vec::new();
-    for entry in store.entries(&volume.content())? {
-        if let EntryKind::File { size, content } = entry.kind
-            && *entry.name == *RULES_FILE
-            && size <= RULES_MAX as u64
-        {
-            for chunk in store.chunks(&content, size)? {
-                rules.extend_from_slice(&store.chunk(&chunk)?);
-            }
-        }
-    }
-    Ok(rules)
 }
 
 impl Kept<'_> {
@@ -168,15 +165,33 @@ impl Kept<'_> {
         Ok(shown)
     }
 
+    /// What of a directory is kept, and left out by the rules that are kept with it.
+    fn left_out(&self, path: &[u8], kept: &Name) -> Result<Vec<LeftOut>> {
+        let mut left_out = Vec::new();
+        for entry in self.store.entries(kept)? {
+            let (path, is_dir) = (join(path, &entry.name), entry.is_dir());
+            let protected = |filter: &Filter| filter.stand(&path, is_dir) == Stand::Protected;
+            if protected(&self.own_rules) && protected(&self.filter) {
+                let reason = "the snapshot has it, and its .mcignore leaves it out: mount the snapshot to get at it";
+                left_out.push(LeftOut { path, reason: reason.to_owned() });
+            }
+        }
+        Ok(left_out)
+    }
+
     /// Numbers all directories of a view from which something may be left out, and names their lists. Returns the
-    /// entries and bytes in it.
-    fn number_all(&self) -> Result<(u64, u64)> {
+    /// entries and bytes in it, and what its own rules leave out.
+    fn number_all(&self) -> Result<(u64, u64, Vec<LeftOut>)> {
         let mut dirs = write_lock(&self.dirs);
         let (mut entries, mut bytes, mut at) = (0, 0, 0);
+        let mut left_out = Vec::new();
         let mut parents: Vec<usize> = vec![0];
         while at < dirs.len() {
             let (path, kept) = (dirs[at].path.clone(), dirs[at].kept);
             dirs[at].first_child = Some(dirs.len() as u32);
+            if self.own_rules.has_rules() {
+                left_out.append(&mut self.left_out(&path, &kept)?);
+            }
             for entry in self.shown(&path, &kept)? {
                 entries += 1;
                 bytes += entry.size();
@@ -201,7 +216,7 @@ impl Kept<'_> {
             }
             dirs[at].shown = list.finish();
         }
-        Ok((entries, bytes))
+        Ok((entries, bytes, left_out))
     }
 
     fn answer(&self, link: &mut SourceEnd) -> Result<(), Stop> {
@@ -388,9 +403,7 @@ impl Kept<'_> {
     }
 
     fn append(&self, entry: &Entry, data: &mut Vec<u8>) -> Result<()> {
-        for chunk in self.store.chunks(&entry.content().unwrap_or(Name::UNKNOWN), entry.size())? {
-            data.extend_from_slice(&self.store.chunk(&chunk)?);
-        }
+        data.append(&mut read_all(self.store, &entry.content().unwrap_or(Name::UNKNOWN), entry.size())?);
         Ok(())
     }
 

@@ -21,13 +21,13 @@ use local::Local;
 use super::pace::Pace;
 use super::{LiveDir, led_astray};
 use crate::model::name::Short;
-use crate::model::{Error, Kind, Name, Result};
+use crate::model::{Error, Kind, Name, Result, shown};
 use crate::sys::dir::Dir;
 use crate::sys::mapped::Mapped;
 use crate::sys::path::is_foreign_link;
 use crate::tree::chunk::MAX;
 use crate::tree::entry::{Entry, EntryKind};
-use crate::tree::filter::{Filter, RULES_FILE, RULES_MAX};
+use crate::tree::filter::{Filter, read_rules};
 use crate::tree::link::{Ask, FileItem, FileState, ListingNode, NeedRange, Open, SourceEnd, Tell};
 use crate::tree::node::{ListBuilder, ListKind};
 use crate::tree::records::{Found, Records, Row, Rows};
@@ -153,8 +153,7 @@ fn check_scope(root: &Dir, open: &Open, label: &str) -> Result<()> {
     if found {
         return Ok(());
     }
-    let path = String::from_utf8_lossy(&scope).into_owned();
-    Err(Error::new(Kind::NotFound, format!("there is no {path:?} in {label}"))
+    Err(Error::new(Kind::NotFound, format!("there is no `{}` in {label}", shown::path(&scope)))
         .hint("--path names a file or folder inside the source"))
 }
 
@@ -218,7 +217,7 @@ fn scan(
             Tell::Note(format!("the index of {} was damaged; what was damaged is read again", dir.label)),
         )?;
     }
-    for left_out in findings.left_out {
+    for left_out in findings.left_out.into_iter().chain(findings.reserved) {
         tell(&link.tell, Tell::LeftOut(left_out))?;
     }
     if !open.fresh || findings.unread.is_empty() {
@@ -413,28 +412,6 @@ fn told(dir: u32, entry: u32, before: &Entry, item: &Item, len: u64, sparse: boo
         Bytes::from(bytes)
     });
     FileItem { dir, entry, len, content, now, sparse, state }
-}
-
-/// The text of the rules at a source's root; empty where it has none.
-pub fn read_rules(root: &Dir, label: &str) -> Result<Vec<u8>> {
-    let failed = |cause| Error::io(format!("the ignore rules of {label} cannot be read"), cause);
-    match root.stat_if_there(RULES_FILE).map_err(failed)? {
-        Some(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() => {}
-        _ => return Ok(Vec::new()),
-    }
-    let file = match root.read(RULES_FILE) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(failed(error).hint("the rules protect paths, so nothing is copied without them")),
-    };
-    let mut rules = Vec::new();
-    std::io::Read::read_to_end(&mut std::io::Read::take(file, RULES_MAX as u64 + 1), &mut rules).map_err(failed)?;
-    if rules.len() > RULES_MAX {
-        return Err(
-            Error::usage(format!("the .mcignore of {label} is larger than 1 MiB")).hint("use fewer, wider patterns")
-        );
-    }
-    Ok(rules)
 }
 
 pub(super) fn index_error(cause: &std::io::Error) -> Error {

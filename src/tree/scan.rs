@@ -18,7 +18,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use rustix::fs::Stat;
 
 use super::entry::EntryKind;
-use super::filter::{Filter, Stand};
+use super::filter::{Filter, Stand, is_real_stage};
 use super::read::{self, is_as_printed, look_at};
 use super::records::{Ptr, Records, Rows};
 use super::view::{DirNode, Item, Links, State, View, encode_items, join};
@@ -59,6 +59,8 @@ pub struct Counters {
 #[derive(Default)]
 pub struct Findings {
     pub left_out: Vec<LeftOut>,
+    /// What is in no view because it has a stage's name, without being one.
+    pub reserved: Vec<LeftOut>,
     /// Directories with files that have to be read.
     pub unread: Vec<u32>,
     /// What was written through memory when the walk began: no index vouches for it.
@@ -201,7 +203,13 @@ impl Scan<'_> {
             };
             let stand = self.filter.stand(&path, known_dir);
             match stand {
-                Stand::Outside => continue,
+                Stand::Outside => {
+                    if self.filter.hides(&path, known_dir) && !is_real_stage(&dir, &entry.name) {
+                        let reason = "names like this are kept for mcloud's own staging folders".into();
+                        lock(shared).findings.reserved.push(LeftOut { path, reason });
+                    }
+                    continue;
+                }
                 Stand::Protected => {
                     found.protected = true;
                     continue;

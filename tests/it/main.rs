@@ -45,6 +45,8 @@ mod sync_names;
 mod sync_options;
 mod sync_paths;
 mod sync_races;
+mod sync_rules;
+mod sync_sparse;
 mod sync_stamps;
 mod sync_syscalls;
 mod sync_volumes;

@@ -215,7 +215,7 @@ impl Watching {
         let (number, paths) = state.left_out.entry(reason).or_default();
         *number += 1;
         if paths.len() < PATHS_SHOWN {
-            paths.push(path);
+            paths.push(if path.is_empty() { ". (the root itself)".to_owned() } else { path });
         }
     }
 }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use rustix::fs::Stat;
 
 use super::{Handle, LIST_BYTES, LIST_ENTRIES, Listing, Look, Piece, Seen, Slice};
-use crate::model::{Error, Kind, Result};
+use crate::model::{Error, Kind, Result, shown};
 use crate::sys::clock::{Time, file_clock};
 use crate::sys::dir::{Dir, split_last};
 use crate::sys::memory::append_at;
@@ -173,7 +173,7 @@ impl Live {
     }
 
     fn gone(&self, path: &[u8]) -> Error {
-        let path = String::from_utf8_lossy(path).escape_debug().to_string();
+        let path = shown::path(path);
         Error::new(Kind::NotFound, format!("{}: `{path}` is no longer there", self.label))
     }
 
@@ -184,7 +184,7 @@ impl Live {
         if error.kind() == ErrorKind::NotFound || Errno::from_io_error(&error).is_some_and(|no| moved.contains(&no)) {
             return self.gone(path);
         }
-        Error::io(format!("{}: cannot read `{}`", self.label, String::from_utf8_lossy(path).escape_debug()), error)
+        Error::io(format!("{}: cannot read `{}`", self.label, shown::path(path)), error)
     }
 }
 
