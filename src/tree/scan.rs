@@ -53,6 +53,8 @@ pub struct Findings {
     pub left_out: Vec<LeftOut>,
     /// Directories with files that have to be read.
     pub unread: Vec<u32>,
+    /// Directories with files that take less room than their length.
+    pub sparse: Vec<u32>,
     /// The index turned out to be damaged; what was damaged has been looked at anew.
     pub damaged: bool,
 }
@@ -267,6 +269,9 @@ impl Scan<'_> {
         if found.unread {
             held.findings.unread.push(job.dir);
         }
+        if found.sparse {
+            held.findings.sparse.push(job.dir);
+        }
         for (id, path, at) in found.links {
             held.links.entry(id).or_default().push(LinkMember { path, dir: job.dir, at });
         }
@@ -303,6 +308,7 @@ struct Found {
     bytes: u64,
     protected: bool,
     unread: bool,
+    sparse: bool,
 }
 
 impl Found {
@@ -329,7 +335,10 @@ impl Found {
             EntryKind::File { size, .. } => {
                 self.bytes += size;
                 self.unread |= item.is_unread();
+                self.sparse |= meta::has_holes(stat);
             }
+            // It may yet turn out to be the name that stands for its file.
+            EntryKind::Link { .. } => self.sparse |= meta::has_holes(stat),
             _ => {}
         }
         if stat.st_nlink > 1 && !item.entry.is_dir() {
