@@ -17,6 +17,7 @@ mod harness;
 mod house;
 mod ignore_rules;
 mod mount_live;
+mod mount_replaced;
 mod mount_snapshot;
 mod own_commands;
 mod proxy_hold;
