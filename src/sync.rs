@@ -13,7 +13,7 @@ mod pages;
 mod place;
 mod plan;
 mod receive;
-mod redo;
+pub mod redo;
 mod source;
 mod stage;
 mod talk;

@@ -33,7 +33,7 @@ const MAGIC: &[u8; 16] = b"mcloud redo 1\n\0\0";
 const OP_MAX: usize = 64 << 20;
 
 impl Op {
-    fn encode(&self, out: &mut Vec<u8>) {
+    pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Op::Detach { path, ino, to } => {
                 out.push(1);
@@ -70,7 +70,8 @@ impl Op {
         }
     }
 
-    fn decode(mut bytes: &[u8]) -> Option<Op> {
+    /// Reads one change; `None` if the bytes are none.
+    pub fn decode(mut bytes: &[u8]) -> Option<Op> {
         let (&tag, rest) = bytes.split_first()?;
         bytes = rest;
         let bytes = &mut bytes;
@@ -150,7 +151,7 @@ impl Reader {
         Ok(Reader(reader))
     }
 
-    fn next(&mut self) -> Result<Option<Op>> {
+    pub fn next_op(&mut self) -> Result<Option<Op>> {
         let mut len = [0; 4];
         self.0.read_exact(&mut len)?;
         let len = u32::from_le_bytes(len) as usize;
@@ -184,7 +185,7 @@ pub fn replay(log: File, stage: &Stage) -> Result<Done> {
     let mut reader = Reader::open(log)?;
     let mut hand = Hand { stage, root: stage.root()?, last: None, refused: Vec::new() };
     let mut failed = Vec::new();
-    while let Some(op) = reader.next()? {
+    while let Some(op) = reader.next_op()? {
         fail::fail_point!("commit.op", |_| Err(Error::other("fault injected in the middle of the commit")));
         if let Err(error) = hand.make(&op) {
             match error.kind() {
@@ -395,9 +396,9 @@ mod tests {
         assert_eq!(writer.finish().unwrap(), 6);
         let mut reader = Reader::open(File::open(&path).unwrap()).unwrap();
         for op in &ops {
-            assert_eq!(reader.next().unwrap().as_ref(), Some(op));
+            assert_eq!(reader.next_op().unwrap().as_ref(), Some(op));
         }
-        assert_eq!(reader.next().unwrap(), None);
+        assert_eq!(reader.next_op().unwrap(), None);
         let whole = std::fs::read(&path).unwrap();
         for cut in [0, 10, whole.len() / 2, whole.len() - 1] {
             std::fs::write(&path, &whole[..cut]).unwrap();
