@@ -15,7 +15,7 @@ mod pages;
 mod place;
 mod plan;
 mod receive;
-mod redo;
+pub mod redo;
 mod replay;
 mod settle;
 mod source;

@@ -340,7 +340,7 @@ fn take_blocking(
     }
     let began = Instant::now();
     let (mut bytes_read, mut bytes_new, mut bytes_stored) = (0, 0, 0);
-    let (id, snapshot) = store.snapshot(|writer| {
+    let (id, snapshot) = store.snapshot(&|text| hear(Event::Note(text)), |writer| {
         for source in &sources {
             if sources.len() > 1 {
                 hear(Event::Note(format!("{} …", source.dir.label)));
@@ -397,7 +397,7 @@ fn take_one(
     let (target, end) = pair();
     let (saved, served) = std::thread::scope(|scope| {
         let serving = scope.spawn(|| sync::serve(&source.dir, end));
-        let open = Open { fresh: source.fresh, ..Open::default() };
+        let open = Open { fresh: source.fresh, holes: true, ..Open::default() };
         let saved = save(writer, target, open, hear, cancel);
         (saved, serving.join())
     });
@@ -411,7 +411,8 @@ fn take_one(
         hear(Event::LeftOut(LeftOut { path, reason }));
     }
     let root = saved.root;
-    let volume = Volume { data: source.data.clone(), root, entries: saved.entries, bytes: saved.bytes, left_out };
+    let (entries, bytes, holes) = (saved.entries, saved.bytes, saved.holes);
+    let volume = Volume { data: source.data.clone(), root, entries, bytes, left_out, holes };
     Ok((volume, saved.bytes_read))
 }
 

@@ -1,6 +1,6 @@
 //! A kept tree as a source: answers at the link what a live directory would.
 //!
-//! Where files had holes is not kept: a file's blocks of zeros become holes again, as with `cp --sparse=always`.
+//! Of a file that had holes the blocks of zeros become holes again; so they do where it is not known whether it had any.
 
 mod rules;
 
@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use rules::{read_all, rules};
 
+use super::holes::{self, Holes};
 use super::snapshot::Volume;
 use super::{Store, lock, read_lock, write_lock};
 use crate::model::name::Short;
@@ -62,11 +63,14 @@ struct Row {
     /// The list that is kept, and the name of the one that is shown: another one where something is left out.
     kept: Name,
     shown: Name,
+    /// The list of the same directory in the tree of holes.
+    holes: Option<Name>,
     first_child: Option<u32>,
 }
 
 struct Kept<'a> {
     store: &'a Store,
+    holes: Holes,
     filter: Filter,
     /// Without what the caller left out.
     own_rules: Filter,
@@ -82,13 +86,13 @@ struct Kept<'a> {
 }
 
 enum Job {
-    Files { dir: u32, files: Vec<(u32, Entry)> },
-    Big { dir: u32, at: u32, entry: Entry },
+    Files { dir: u32, files: Vec<(u32, Entry, bool)> },
+    Big { dir: u32, at: u32, entry: Entry, sparse: bool },
     Need { dir: u32, at: u32, ranges: Vec<NeedRange> },
 }
 
 fn serve_opened(store: &Store, volume: &Volume, label: &str, open: &Open, link: &mut SourceEnd) -> Result<(), Stop> {
-    let _pin = store.pin(vec![volume.content()]);
+    let _pin = store.pin(volume.lists().collect());
     let rules = rules(store, volume, label, open.fresh)?;
     let filter = Filter::new(&open.path, &rules, &open.exclude)?;
     let own_rules = Filter::new(&open.path, &rules, &[])?;
@@ -103,9 +107,11 @@ fn serve_opened(store: &Store, volume: &Volume, label: &str, open: &Open, link: 
     let partial = !filter.is_whole_tree() || filter.has_rules();
     let content = volume.content();
     let implied = !filter.is_whole_tree();
-    let row = Row { path: Box::default(), kept: content, shown: content, first_child: None };
+    let holes = volume.holes.list();
+    let row = Row { path: Box::default(), kept: content, shown: content, holes, first_child: None };
     let kept = Kept {
         store,
+        holes: volume.holes,
         filter,
         own_rules,
         partial,
@@ -192,12 +198,14 @@ impl Kept<'_> {
             if self.own_rules.has_rules() {
                 left_out.append(&mut self.left_out(&path, &kept)?);
             }
+            let beside = self.beside(dirs[at].holes)?;
             for entry in self.shown(&path, &kept)? {
                 entries += 1;
                 bytes += entry.size();
                 if let EntryKind::Dir { content } = entry.kind {
                     let path = join(&path, &entry.name).into();
-                    dirs.push(Row { path, kept: content, shown: Name::UNKNOWN, first_child: None });
+                    let holes = holes::below(&beside, &entry.name).0;
+                    dirs.push(Row { path, kept: content, shown: Name::UNKNOWN, holes, first_child: None });
                     parents.push(at);
                 }
             }
@@ -256,16 +264,17 @@ impl Kept<'_> {
         match ask {
             Ask::List { dir, have } => self.list(dir, &have.into_iter().collect()),
             Ask::Fetch { dir, entries } => {
-                let all = self.files_of(dir)?;
+                let (all, sparse) = (self.files_of(dir)?, self.sparse(dir)?);
                 let (mut files, mut bytes) = (Vec::new(), 0);
                 for at in entries {
                     let entry = file_at(&all, at)?;
+                    let sparse = sparse.has(&entry.name);
                     if entry.size() > MAX as u64 {
-                        send(Job::Big { dir, at, entry })?;
+                        send(Job::Big { dir, at, entry, sparse })?;
                         continue;
                     }
                     bytes += entry.size() as usize;
-                    files.push((at, entry));
+                    files.push((at, entry, sparse));
                     if bytes >= BATCH_BYTES || files.len() >= BATCH_FILES {
                         send(Job::Files { dir, files: std::mem::take(&mut files) })?;
                         bytes = 0;
@@ -285,6 +294,20 @@ impl Kept<'_> {
         row.ok_or_else(|| Error::failed("the target asked for a directory that is not there"))
     }
 
+    /// A directory of the tree of holes; empty where there is none.
+    fn beside(&self, list: Option<Name>) -> Result<Vec<Entry>> {
+        let entries = list.map_or(Ok(None), |list| holes::or_lost(self.store.entries(&list)));
+        Ok(entries?.unwrap_or_default())
+    }
+
+    /// Which files of a directory had holes.
+    fn sparse(&self, dir: u32) -> Result<Sparse> {
+        Ok(match self.holes {
+            Holes::Unknown => Sparse::Perhaps,
+            _ => Sparse::These(self.beside(self.row(dir)?.holes)?),
+        })
+    }
+
     fn files_of(&self, dir: u32) -> Result<Vec<Entry>> {
         let row = self.row(dir)?;
         self.shown(&row.path, &row.kept)
@@ -299,10 +322,12 @@ impl Kept<'_> {
                 let mut dirs = write_lock(&self.dirs);
                 let first = dirs.len() as u32;
                 dirs[dir as usize].first_child = Some(first);
+                let beside = self.beside(row.holes)?;
                 for entry in &shown {
                     if let EntryKind::Dir { content } = entry.kind {
                         let path = join(&row.path, &entry.name).into();
-                        dirs.push(Row { path, kept: content, shown: content, first_child: None });
+                        let holes = holes::below(&beside, &entry.name).0;
+                        dirs.push(Row { path, kept: content, shown: content, holes, first_child: None });
                     }
                 }
                 first
@@ -362,7 +387,8 @@ impl Kept<'_> {
         for part in nodes.chunks(64) {
             tell(&self.tell, Tell::Chunks { dir, entry: at, nodes: part.to_vec() })?;
         }
-        tell(&self.tell, Tell::ChunksEnd(item(dir, at, &entry, FileState::Ok)))
+        let sparse = self.sparse(dir)?.has(&entry.name);
+        tell(&self.tell, Tell::ChunksEnd(item(dir, at, &entry, sparse, FileState::Ok)))
     }
 
     fn read_jobs(&self, work: &crossbeam_channel::Receiver<Job>) {
@@ -383,7 +409,7 @@ impl Kept<'_> {
         match job {
             Job::Files { dir, files } => {
                 let (mut items, mut data) = (Vec::new(), Vec::new());
-                for (at, entry) in files {
+                for (at, entry, sparse) in files {
                     let start = data.len();
                     let state = match self.append(&entry, &mut data) {
                         Ok(()) => FileState::Ok,
@@ -392,12 +418,12 @@ impl Kept<'_> {
                             self.lost(dir, &entry, &error)?
                         }
                     };
-                    items.push(item(dir, at, &entry, state));
+                    items.push(item(dir, at, &entry, sparse, state));
                 }
                 self.keep_pace(data.len());
                 tell(&self.tell, Tell::Files { items, data: data.into() })
             }
-            Job::Big { dir, at, entry } => self.big(dir, at, &entry),
+            Job::Big { dir, at, entry, sparse } => self.big(dir, at, &entry, sparse),
             Job::Need { dir, at, ranges } => self.need(dir, at, &ranges),
         }
     }
@@ -418,14 +444,14 @@ impl Kept<'_> {
         Ok(FileState::Unreadable)
     }
 
-    fn big(&self, dir: u32, at: u32, entry: &Entry) -> Result<(), Stop> {
+    fn big(&self, dir: u32, at: u32, entry: &Entry, sparse: bool) -> Result<(), Stop> {
         let done = self.parts(dir, at, entry);
         let state = match done {
             Ok(()) => FileState::Ok,
             Err(Stop::Failed(error)) => self.lost(dir, entry, &error)?,
             Err(stop) => return Err(stop),
         };
-        tell(&self.tell, Tell::FileEnd(item(dir, at, entry, state)))
+        tell(&self.tell, Tell::FileEnd(item(dir, at, entry, sparse, state)))
     }
 
     fn parts(&self, dir: u32, at: u32, entry: &Entry) -> Result<(), Stop> {
@@ -496,9 +522,25 @@ fn file_at(entries: &[Entry], at: u32) -> Result<Entry> {
     file.cloned().ok_or_else(|| Error::failed("the target asked for the content of what is no file"))
 }
 
-fn item(dir: u32, at: u32, entry: &Entry, state: FileState) -> FileItem {
+/// Which files of a directory had holes.
+enum Sparse {
+    /// That is not known: each may have had some.
+    Perhaps,
+    These(Vec<Entry>),
+}
+
+impl Sparse {
+    fn has(&self, name: &[u8]) -> bool {
+        match self {
+            Sparse::Perhaps => true,
+            Sparse::These(entries) => holes::below(entries, name).1.is_some(),
+        }
+    }
+}
+
+fn item(dir: u32, at: u32, entry: &Entry, sparse: bool, state: FileState) -> FileItem {
     let len = if state == FileState::Ok { entry.size() } else { 0 };
-    FileItem { dir, entry: at, len, content: entry.content().unwrap_or(Name::UNKNOWN), now: None, sparse: true, state }
+    FileItem { dir, entry: at, len, content: entry.content().unwrap_or(Name::UNKNOWN), now: None, sparse, state }
 }
 
 fn tell(to: &mpsc::Sender<Tell>, what: Tell) -> Result<(), Stop> {

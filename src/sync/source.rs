@@ -3,6 +3,7 @@
 //! One thread takes the asks; a few others read files, in batches of about a mebibyte, and tell them in whatever order
 //! they are done. What is read is remembered in the view, so that the root name told at the end is that of what was told.
 
+mod holes;
 mod local;
 mod ranges;
 mod readers;
@@ -86,6 +87,10 @@ struct Source {
     /// The target has hung up, or something failed.
     over: AtomicBool,
     failure: Mutex<Option<Error>>,
+    /// Directories with files that take less room than their length.
+    sparse: Vec<u32>,
+    /// The target wants to know of holes.
+    tells_holes: bool,
 }
 
 /// A piece of reading for one of the threads.
@@ -237,6 +242,8 @@ fn scan(
         pace: Pace::new(open.bytes_per_second),
         over: AtomicBool::new(false),
         failure: Mutex::new(None),
+        sparse: findings.sparse,
+        tells_holes: open.holes,
     }))
 }
 
@@ -292,10 +299,15 @@ impl Source {
             if self.over.load(Ordering::Relaxed) || link.tell.is_closed() {
                 return Err(Stop::HungUp);
             }
-            let mut view = write_lock(&self.view);
-            let root = view.seal().map_err(|cause| index_error(&cause))?;
+            let (root, entries, bytes) = {
+                let mut view = write_lock(&self.view);
+                (view.seal().map_err(|cause| index_error(&cause))?, view.entries, view.bytes)
+            };
+            if self.tells_holes {
+                self.tell_holes()?;
+            }
             let bytes_read = self.counters.bytes_read.load(Ordering::Relaxed);
-            tell(&self.tell, Tell::Root { root, entries: view.entries, bytes: view.bytes, bytes_read })
+            tell(&self.tell, Tell::Root { root, entries, bytes, bytes_read })
         })
     }
 

@@ -374,6 +374,7 @@ impl Run<'_> {
             checksum: options.checksum,
             fresh,
             bytes_per_second: options.bytes_per_second,
+            holes: false,
         }))?;
         let Tell::Opened { rules, local } = talk.next()? else { return Err(nonsense("no answer to the opening")) };
         Ok((Filter::new(&options.path, &rules, &options.exclude)?, local))

@@ -65,6 +65,8 @@ pub struct Findings {
     pub unread: Vec<u32>,
     /// What was written through memory when the walk began: no index vouches for it.
     pub mapped: Mapped,
+    /// Directories with files that take less room than their length.
+    pub sparse: Vec<u32>,
     /// The index turned out to be damaged; what was damaged has been looked at anew.
     pub damaged: bool,
 }
@@ -305,6 +307,9 @@ impl Scan<'_> {
         if found.unread {
             held.findings.unread.push(job.dir);
         }
+        if found.sparse {
+            held.findings.sparse.push(job.dir);
+        }
         held.links.extend(found.links.into_iter().map(|(id, at)| LinkName { id, dir: job.dir, at }));
         held.amends.extend(amend.map(|amend| (job.dir, amend)));
     }
@@ -346,6 +351,7 @@ struct Found {
     record: Ptr,
     /// Where nothing in it has changed.
     content: Option<Name>,
+    sparse: bool,
 }
 
 impl Found {
@@ -372,7 +378,10 @@ impl Found {
             EntryKind::File { size, .. } => {
                 self.bytes += size;
                 self.unread |= item.is_unread();
+                self.sparse |= meta::has_holes(stat);
             }
+            // It may yet turn out to be the name that stands for its file.
+            EntryKind::Link { .. } => self.sparse |= meta::has_holes(stat),
             _ => {}
         }
         if stat.st_nlink > 1 && !item.entry.is_dir() {

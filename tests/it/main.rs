@@ -18,6 +18,7 @@ mod harness;
 mod house;
 mod ignore_rules;
 mod mount_live;
+mod mount_replaced;
 mod mount_snapshot;
 mod odd_trees;
 mod own_commands;

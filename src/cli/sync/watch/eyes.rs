@@ -152,7 +152,7 @@ impl Watched {
         let inode = Inode::of(&root).map_err(|_| Trouble::Gone)?;
         // The root alone first: rules that change after they were read are told.
         let _ = inotify.watch(&root);
-        let now = crate::sync::read_rules(&root, "the source").unwrap_or_else(|_| rules.clone());
+        let now = crate::tree::filter::read_rules(&root, "the source").unwrap_or_else(|_| rules.clone());
         let filter = match Filter::new(&self.scope, &now, &self.exclude) {
             Ok(filter) => {
                 *rules = now;
