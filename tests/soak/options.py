@@ -1,0 +1,96 @@
+"""Syncs of a part: what must be equal after them, and what must be as it was."""
+
+import os
+import re
+
+import oracle
+from world import Wrong
+
+PLAIN = re.compile(rb"[A-Za-z0-9._-]+")
+
+
+def round_of(seed, rng, source, target):
+    if source is target:
+        return
+    seed.pair = (source.folder, target.folder)
+    rng.choice((keeping, excluding, below))(seed, rng, source, target)
+    # Whatever a part left, the whole makes equal.
+    seed.whole(seed.words(source, target), source, target)
+
+
+def run(seed, source, target, more):
+    """The outcome and the target before and after."""
+    before = seed.portrait(target)
+    outcome = seed.world.client.run(*seed.words(source, target, *more, "--yes", "--force"))
+    target.state = None
+    if outcome.code != 0 and not (outcome.code == 5 and target.coarse):
+        raise Wrong("exit", str(outcome))
+    return outcome, before, seed.portrait(target)
+
+
+def check(outcome, found, target):
+    if target.coarse:
+        found = [one for one in found if one[0] != "mtime"]
+    if found:
+        raise Wrong("part: " + "+".join(sorted({one[0] for one in found})), f"{found[:8]}\n{outcome}")
+
+
+def above(path):
+    while path:
+        path = os.path.dirname(path)
+        yield path
+
+
+def keeping(seed, rng, source, target):
+    """--no-remove: all of the source is there, and what only the target has is as it was."""
+    outcome, before, after = run(seed, source, target, ["--no-remove"])
+    want = seed.portrait(source)
+    # A name that both keep may be linked to one that only the target has.
+    found = oracle.differences(want, after, without=("links",), inside=lambda path: path in want)
+    for path in before:
+        kept = all(want.get(folder, before[folder])["kind"] == "folder" for folder in above(path))
+        if path not in want and kept and (path not in after or before[path].get("contents") != after[path].get("contents")):
+            found.append(("removed", path, before[path]["kind"]))
+    check(outcome, found, target)
+
+
+def excluding(seed, rng, source, target):
+    """--exclude: neither copied nor removed; the rest is equal."""
+    want, before = seed.portrait(source), seed.portrait(target)
+    names = sorted({os.path.basename(path) for path in want.keys() | before.keys() if PLAIN.fullmatch(os.path.basename(path))})
+    if not names:
+        return
+    chosen = rng.choice(names)
+    pattern, hit = (os.fsdecode(chosen), lambda name: name == chosen)
+    if b"." in chosen[1:] and rng.random() < 0.5:
+        ending = chosen[chosen.rindex(b".") :]
+        pattern, hit = "*" + os.fsdecode(ending), lambda name: name.endswith(ending)
+    out = lambda path: any(hit(part) for part in path.split(b"/"))  # noqa: E731
+    outcome, before, after = run(seed, source, target, ["--exclude", pattern])
+    # Folders above what is protected stay, whatever the source has there, and links may lead into what is left out.
+    holders = {folder for path in before if out(path) for folder in above(path)}
+    holders |= {path for path in after if any((above_it in holders) and above_it not in want for above_it in above(path))}
+    found = oracle.differences(want, after, without=("links",), inside=lambda path: not out(path) and path not in holders)
+    found += [one for one in oracle.differences(before, after, without=("links", "mtime"), inside=out) if one[0] != "too many"]
+    check(outcome, found, target)
+
+
+def below(seed, rng, source, target):
+    """--path: this part is equal, and nothing else is touched."""
+    want, before = seed.portrait(source), seed.portrait(target)
+    both = [p for p in want if p and want[p]["kind"] == "folder" and before.get(p, {}).get("kind") == "folder" and is_text(p)]
+    if not both:
+        return
+    part = rng.choice(sorted(both))
+    inside = lambda path: path.startswith(part + b"/")  # noqa: E731
+    outcome, before, after = run(seed, source, target, ["--path", os.fsdecode(part)])
+    found = oracle.differences(want, after, without=("links",), inside=inside)
+    found += oracle.differences(before, after, without=("links",), inside=lambda p: not inside(p) and p != part and p not in set(above(part)))
+    check(outcome, found, target)
+
+
+def is_text(path):
+    try:
+        return path.decode().isprintable()
+    except UnicodeDecodeError:
+        return False
