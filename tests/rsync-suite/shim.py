@@ -2,9 +2,10 @@
 """Stands where rsync's own tests expect rsync. A call that is a recursive copy with all metadata from one local folder to another goes to
 `mcloud sync`; every other call goes to the real rsync. What became of each is noted in SUITE_LOG.
 
-Mapped are: `-a`, or -r with all that -a stands for; with any of -c, -H, -A, -X, -S, -U, -W, -v, -q, -i, -h, -P, --delete and its
-moments, --exclude, and options that only say how the work is done (--inplace, --delay-updates …). Without --delete the call becomes
-`--no-remove`. Options that change what a copy is (-u, --existing, --link-dest, --backup, filters, -n …) are left to rsync.
+Mapped are: `-a`, or -r with all that -a stands for; with any of -c, -x, -z, -H, -A, -X, -S, -U, -W, -v, -q, -i, -h, --delete and its
+moments, --exclude, --bwlimit, --stats. Without --delete the call becomes `--no-remove`. Options that change what a copy is (-u,
+--existing, --link-dest, --backup, filters, -n …) or that are about rsync's own files and talk (--partial, --temp-dir, --delay-updates,
+--inplace, --fuzzy, --debug …) are left to rsync.
 """
 
 import json
@@ -15,12 +16,12 @@ import sys
 SHORT_SAME = set("rlptgoDacHAXSWvqihzU")  # kept by mcloud anyway, or about the work and not the result
 LONG_SAME = {
     "--archive", "--recursive", "--links", "--perms", "--times", "--group", "--owner", "--devices", "--specials", "--hard-links", "--acls",
-    "--xattrs", "--sparse", "--verbose", "--quiet", "--itemize-changes", "--human-readable", "--whole-file", "--no-whole-file", "--inplace",
-    "--delay-updates", "--partial", "--progress", "--stats", "--fuzzy", "--preallocate", "--compress", "--numeric-ids", "--no-inc-recursive",
+    "--xattrs", "--sparse", "--verbose", "--quiet", "--itemize-changes", "--human-readable", "--whole-file", "--no-whole-file", "--stats",
+    "--compress", "--numeric-ids", "--no-inc-recursive",
     "--inc-recursive", "--no-i-r", "--i-r", "--checksum", "--fsync", "--open-noatime", "--one-file-system",
 }
 DELETE = {"--delete", "--del", "--delete-before", "--delete-during", "--delete-after", "--delete-delay"}
-WITH_VALUE = {"--timeout", "--block-size", "--bwlimit", "--temp-dir", "--partial-dir", "--checksum-choice", "--compress-choice", "--out-format", "--info", "--debug"}
+WITH_VALUE = {"--timeout", "--block-size"}
 ARCHIVE = set("rlptgoD")
 
 
@@ -40,7 +41,9 @@ def mapped(words):
                     value, at = (words[at] if at < len(words) else ""), at + 1
                 if value.startswith(("+ ", "- ", "!")) or "***" in value:
                     return None
-                more += ["--exclude", value]
+                more += ["--exclude", pattern(value)]
+            elif name == "--bwlimit" and value.isdigit():
+                more += ["--bwlimit", f"{value}KiB"]
             elif word in DELETE:
                 delete = True
             elif name in WITH_VALUE:
@@ -64,6 +67,11 @@ def mapped(words):
     if len(places) != 2 or not short >= ARCHIVE or any(is_far(place) for place in places):
         return None
     return paths(*places, more, delete, checksum)
+
+
+def pattern(text):
+    """A slash in the middle does not anchor for rsync, as it does in gitignore syntax."""
+    return text if text.startswith("/") or "/" not in text.rstrip("/") else "**/" + text
 
 
 def is_far(place):

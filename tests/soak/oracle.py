@@ -5,7 +5,8 @@ The promise (guide, "Exact"): contents, names as bytes, modes with setuid/setgid
 not access times, not change times, not inode numbers.
 
 The rule for holes: contents decide. Where they are equal, the target may hold no more data (what lies between SEEK_DATA and SEEK_HOLE)
-than the source does, plus SLACK for edges that are no whole blocks. It may hold less: blocks of zeros may become holes.
+than the source does, plus SLACK for edges that are no whole blocks. It may hold less: blocks of zeros may become holes. And a file that
+the target has already, with the same contents, may stay as it is: zeros that become a hole at the source are no change.
 """
 
 import hashlib
@@ -97,8 +98,13 @@ def contents(path):
         os.close(fd)
 
 
-def differences(want, have, without=(), inside=None):
-    """[(kind, path, words)] of what `have` is not: nothing where the trees are equal. `inside` bounds the paths looked at."""
+def differences(want, have, without=(), inside=None, before=None):
+    """[(kind, path, words)] of what `have` is not: nothing where the trees are equal. `inside` bounds the paths looked at; `before` is
+    what the target was."""
+    held = {}
+    for entry in (before or {}).values():
+        if entry["kind"] == "file":
+            held[entry["contents"]] = max(held.get(entry["contents"], 0), entry["data"])
     found = []
     inside = inside or (lambda path: True)
     for path in sorted(want.keys() | have.keys()):
@@ -115,7 +121,7 @@ def differences(want, have, without=(), inside=None):
             if what in without or what == "data" or a[what] == b[what]:
                 continue
             found.append((what, path, f"{short(a[what])} became {short(b[what])}"))
-        if a["kind"] == "file" and a["contents"] == b["contents"] and b["data"] > a["data"] + SLACK:
+        if a["kind"] == "file" and a["contents"] == b["contents"] and b["data"] > max(a["data"], held.get(a["contents"], 0)) + SLACK:
             found.append(("holes", path, f"{a['data']} bytes of data in {a['size']} became {b['data']}"))
     return found
 

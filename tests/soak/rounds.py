@@ -134,6 +134,7 @@ class Seed:
     def whole(self, words, source, target, want=None):
         """Runs a sync to its end and holds all it says to what is there."""
         want = want or self.portrait(source)
+        old = self.portrait(target)
         before = oracle.same_but_for_reading(source.folder) if source else None
         outcome = self.finish(words, want, target)
         self.counts.syncs += 1
@@ -142,7 +143,7 @@ class Seed:
             raise Wrong("source touched", f"{changed[:5]}\n{outcome}")
         target.state = None
         self.held.seen |= source is self.source
-        self.judge(outcome, want, target)
+        self.judge(outcome, want, target, old)
         if self.rng.random() < 0.3:
             self.nothing_more(words, target)
         if source and self.rng.random() < 0.1 and not (source.coarse or target.coarse):
@@ -169,10 +170,10 @@ class Seed:
         if oracle.differences(kept, self.portrait(target)):
             raise Wrong("halt", f"the target was touched\n{outcome}")
 
-    def judge(self, outcome, want, target):
+    def judge(self, outcome, want, target, old):
         """Exit status, root names and the tree have to tell the same."""
         have = self.portrait(target)
-        found = oracle.differences(want, have)
+        found = oracle.differences(want, have, before=old)
         said_equal = outcome.last().get("root_source") == outcome.last().get("root_target")
         if target.coarse and outcome.code == 5:
             # Times that its inodes have no room for: listed, and not called equal.
@@ -229,22 +230,26 @@ class Seed:
     def live(self, rng, source, target):
         """Changes the source while it is copied; the sync after it has to see them all."""
         self.counts.live += 1
-        stop = threading.Event()
+        trouble = []
 
-        def write():
-            for _ in range(25):
-                if stop.is_set():
-                    return
-                self.change(source, rng, 1)
-                time.sleep(self.rng.random() * 0.02)
+        def write(pauses):
+            # All of them are made, also when the sync ends sooner: what follows from a seed stays the same.
+            try:
+                for pause in pauses:
+                    self.change(source, rng, 1)
+                    time.sleep(pause)
+            except BaseException as error:  # noqa: BLE001
+                trouble.append(error)
 
-        writer = threading.Thread(target=write)
+        pauses = [self.rng.random() * 0.02 for _ in range(self.rng.randint(2, 12))]
+        writer = threading.Thread(target=write, args=(pauses,))
         writer.start()
         try:
             outcome = self.world.client.run(*self.words(source, target))
         finally:
-            stop.set()
             writer.join()
+        if trouble:
+            raise trouble[0]
         source.state = target.state = None
         if outcome.code == 3 or (outcome.code == 5 and outcome.left_out()):
             return
