@@ -28,12 +28,12 @@ fn soak(words: &[&str]) {
 
 #[test]
 fn seeds_that_stay_hold_folder_to_folder() {
-    soak(&["--seed", "1", "--seeds", "8", "--rounds", "6", "--nodes", "t", "--minutes", "2"]);
+    soak(&["--seed", "1", "--seeds", "20", "--rounds", "8", "--nodes", "t", "--minutes", "2"]);
 }
 
 #[test]
 fn seeds_that_stay_hold_through_daemons_and_snapshots() {
-    soak(&["--seed", "101", "--seeds", "8", "--rounds", "6", "--nodes", "v,w,x", "--minutes", "2"]);
+    soak(&["--seed", "101", "--seeds", "20", "--rounds", "8", "--nodes", "v,w,x", "--minutes", "2"]);
 }
 
 #[test]
@@ -43,5 +43,5 @@ fn seeds_of_today_hold() {
         std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs() % 1_000_000_007).to_string()
     });
     println!("seed {today} (MCLOUD_SEED={today} repeats it)");
-    soak(&["--seed", &today, "--seeds", "6", "--rounds", "8", "--minutes", "1"]);
+    soak(&["--seed", &today, "--seeds", "10", "--rounds", "8", "--minutes", "1"]);
 }

@@ -47,7 +47,7 @@ def keeping(seed, rng, source, target):
     outcome, before, after = run(seed, source, target, ["--no-remove"])
     want = seed.portrait(source)
     # A name that both keep may be linked to one that only the target has.
-    found = oracle.differences(want, after, without=("links",), inside=lambda path: path in want, before=before)
+    found = oracle.differences(want, after, without=("links",), inside=lambda path: path in want, before=before, root=target.folder)
     for path in before:
         kept = all(want.get(folder, before[folder])["kind"] == "folder" for folder in above(path))
         if path not in want and kept:
@@ -69,11 +69,11 @@ def excluding(seed, rng, source, target):
         ending = chosen[chosen.rindex(b".") :]
         pattern, hit = "*" + os.fsdecode(ending), lambda name: name.endswith(ending)
     out = lambda path: any(hit(part) for part in path.split(b"/"))  # noqa: E731
-    outcome, before, after = run(seed, source, target, ["--exclude", pattern], may_leave=True)
+    outcome, before, after = run(seed, source, target, [f"--exclude={pattern}"], may_leave=True)
     # Folders above what is protected stay, whatever the source has there, and links may lead into what is left out.
     holders = {folder for path in before if out(path) for folder in above(path)}
     holders |= {path for path in after if any((above_it in holders) and above_it not in want for above_it in above(path))}
-    found = oracle.differences(want, after, without=("links",), inside=lambda path: not out(path) and path not in holders, before=before)
+    found = oracle.differences(want, after, without=("links",), inside=lambda path: not out(path) and path not in holders, before=before, root=target.folder)
     found += [one for one in untouched(before, after, out, ("links", "mtime")) if one[0] != "too many"]
     check(outcome, found, target)
 
@@ -86,8 +86,8 @@ def below(seed, rng, source, target):
         return
     part = rng.choice(sorted(both))
     inside = lambda path: path.startswith(part + b"/")  # noqa: E731
-    outcome, before, after = run(seed, source, target, ["--path", os.fsdecode(part)])
-    found = oracle.differences(want, after, without=("links",), inside=inside, before=before)
+    outcome, before, after = run(seed, source, target, [f"--path={os.fsdecode(part)}"])
+    found = oracle.differences(want, after, without=("links",), inside=inside, before=before, root=target.folder)
     edge = {part, *above(part)}
     found += untouched(before, after, lambda path: not inside(path) and path not in edge, ("links",))
     check(outcome, found, target)

@@ -173,7 +173,7 @@ class Seed:
     def judge(self, outcome, want, target, old):
         """Exit status, root names and the tree have to tell the same."""
         have = self.portrait(target)
-        found = oracle.differences(want, have, before=old)
+        found = oracle.differences(want, have, before=old, root=target.folder)
         said_equal = outcome.last().get("root_source") == outcome.last().get("root_target")
         if target.coarse and outcome.code == 5:
             # Times that its inodes have no room for: listed, and not called equal.
