@@ -355,7 +355,7 @@ impl Scribe<'_> {
         let (mut first_dir, mut above) = (LastDir::default(), LastDir::default());
         for &dir in own.links.folders() {
             let folder = wanted_of[dir as usize];
-            if folder == NONE {
+            if folder == NONE || is_kept(want, folder) {
                 continue;
             }
             let items = own.items(dir).map_err(failed)?;
@@ -370,9 +370,12 @@ impl Scribe<'_> {
                     continue;
                 }
                 let there = wanted.binary_search_by(|item| item.entry.name.cmp(&link.entry.name));
-                let follows = there
-                    .ok()
-                    .filter(|&at| wanted[at].state == State::Keep && wanted[at].entry.kind == link.entry.kind);
+                // A name that only the target has keeps the file that it was.
+                let is_kept = !want.kept.is_empty() && want.kept.contains(&(folder, link.entry.name.clone()));
+                let follows = |at: &usize| {
+                    !is_kept && wanted[*at].state == State::Keep && wanted[*at].entry.kind == link.entry.kind
+                };
+                let follows = there.ok().filter(follows);
                 self.links.extend(follows.map(|at| (folder, at as u32)));
             }
             // The folder, which may be one that is else left alone, gets its time back.
@@ -441,6 +444,18 @@ impl View {
     fn root_is_implied(&self) -> bool {
         self.dirs[0].implied
     }
+}
+
+/// Whether a wanted directory is in a folder that only the target has.
+fn is_kept(want: &Want, folder: u32) -> bool {
+    let mut at = folder;
+    while at != 0 && !want.kept_dirs.is_empty() {
+        if want.kept_dirs.contains(&at) {
+            return true;
+        }
+        at = want.view.dirs[at as usize].parent;
+    }
+    false
 }
 
 /// Which inode a wanted file will be, if it is one that the target has already.

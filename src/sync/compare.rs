@@ -70,6 +70,8 @@ pub fn compare(
             moved_dirs: Vec::new(),
             mirrors: Vec::new(),
             keeps_extra: false,
+            kept_dirs: HashSet::new(),
+            kept: HashSet::new(),
             stays: HashSet::new(),
             files_stay: HashSet::new(),
             left_alone: false,
@@ -352,7 +354,10 @@ impl Walk<'_> {
         kept.state = State::Keep;
         if own.entry.is_dir() {
             let number = self.add_dir(want, &own.entry.name, NONE, child);
+            self.want.kept_dirs.insert(number);
             next.push((number, Next::Same(child)));
+        } else {
+            self.want.kept.insert((want, own.entry.name.clone()));
         }
         items.push(kept);
     }

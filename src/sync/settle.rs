@@ -80,7 +80,13 @@ impl Run<'_> {
             restore_time(&self.dir.root, time);
         }
         self.tell_folders_that_stay(&summary.folders_stay);
-        let is_plain = !want.left_alone && summary.folders_stay.is_empty() && done.failed.is_empty() && !done.copied;
+        // A name that is kept may have been one of a file that was replaced: which files it and the others are is seen.
+        let kept_links = want.keeps_extra && !site.own.links.folders().is_empty();
+        let is_plain = !kept_links
+            && !want.left_alone
+            && summary.folders_stay.is_empty()
+            && done.failed.is_empty()
+            && !done.copied;
         unsure.extend(done.failed.into_iter().map(|failed| failed.left_out));
         let paths = |all: &[LeftOut]| all.iter().map(|left_out| left_out.path.clone()).collect::<HashSet<Vec<u8>>>();
         let unsure_paths = paths(&unsure);

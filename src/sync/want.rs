@@ -31,6 +31,9 @@ pub struct Want {
     pub mirrors: Vec<(u32, u32)>,
     /// Something of the target's own stays although the source lacks it.
     pub keeps_extra: bool,
+    /// What stays so: wanted directories, with all below, and entries by directory and name.
+    pub kept_dirs: HashSet<u32>,
+    pub kept: HashSet<(u32, Box<[u8]>)>,
     /// Own directories, and files by directory and position, that stay where they are although a folder above goes.
     pub stays: HashSet<u32>,
     pub files_stay: HashSet<(u32, u32)>,

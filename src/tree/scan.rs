@@ -330,9 +330,14 @@ impl Scan<'_> {
                 || !is_link && is_as_printed(stat, item))
             && !(self.checksum && is_file)
             && !item.is_unread()
-            && (is_link || item.entry.meta.mode == stat.st_mode & 0o7777)
+            && (is_link || meta_is(&item.entry.meta, stat))
             && (!is_link || stat.st_nlink > 1)
     }
+}
+
+/// Whether the metadata that a stat tells is this. (Stamps of whole seconds do not tell every change of it.)
+fn meta_is(meta: &super::entry::Meta, stat: &Stat) -> bool {
+    (meta.mode, meta.uid, meta.gid) == (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid)
 }
 
 /// What one directory turned out to hold.

@@ -65,7 +65,7 @@ mod tests {
         };
         assert_eq!(
             round(Some((9, 3, 7)), &plan, 0.314, false),
-            "09:03:07  1 changed: app.py; 1,204 new: a, b\\n, c, …; 1 moved: old → new (0.31 s)"
+            "09:03:07  1 changed: app.py; 1,204 new: a, b\\u{a}, c, …; 1 moved: old → new (0.31 s)"
         );
         let touched = Plan { touched: class(&["", "x"], 2), ..Plan::default() };
         assert_eq!(round(None, &touched, 1.0, false), "2 with other metadata: ., x (1.00 s)");
