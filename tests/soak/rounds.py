@@ -124,17 +124,18 @@ class Seed:
         if source is target:
             return
         extra = ["--checksum"] if rng.random() < 0.12 else []
-        self.pair = (source.folder, target.folder)
+        self.pair, old = (source.folder, target.folder), None
         if live:
             self.live(rng, source, target)
         elif self.rng.random() < self.settings.kill:
-            self.cut_off(rng, source, target, self.words(source, target, *extra), lambda: self.portrait(source))
-        self.whole(self.words(source, target, *extra), source, target)
+            old = self.cut_off(rng, source, target, self.words(source, target, *extra), lambda: self.portrait(source))
+        self.whole(self.words(source, target, *extra), source, target, old=old)
 
-    def whole(self, words, source, target, want=None):
-        """Runs a sync to its end and holds all it says to what is there."""
+    def whole(self, words, source, target, want=None, old=None):
+        """Runs a sync to its end and holds all it says to what is there. After one that was cut off, `old` is what was there before it: a
+        daemon may be at work on the target still, so nobody looks."""
         want = want or self.portrait(source)
-        old = self.portrait(target)
+        old = old or self.portrait(target)
         before = oracle.same_but_for_reading(source.folder) if source else None
         outcome = self.finish(words, want, target)
         self.counts.syncs += 1
@@ -201,7 +202,7 @@ class Seed:
             raise Wrong("not settled", f"{planned}\n{outcome}")
 
     def cut_off(self, rng, source, target, words, want):
-        """Starts a sync and ends it at a random moment; what is there then is old, or new, or the next sync's to finish."""
+        """Starts a sync and ends it at a random moment; what is there then is old, or new, or the next sync's to finish. Gives the old."""
         old = self.portrait(target)
         new = want()
         running = self.world.client.start(words)
@@ -226,6 +227,7 @@ class Seed:
                 raise Wrong("neither old nor new", f"{found[:6]}\nand to the old: {oracle.differences(old, have)[:6]}\n{outcome}")
         if source and self.rng.random() < 0.4:
             self.change(self.source, rng, rng.randint(1, 3))
+        return old
 
     def live(self, rng, source, target):
         """Changes the source while it is copied; the sync after it has to see them all."""

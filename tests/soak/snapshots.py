@@ -38,11 +38,11 @@ class Snapshots:
         words = ["-h", daemon.listen, "snapshot", "restore", name, target.ref, "--force"]
         if target.daemon:
             words.append("--code")
-        seed.pair = (target.folder,)
+        seed.pair, old = (target.folder,), None
         seed.counts.restores += 1
         if seed.rng.random() < seed.settings.kill:
-            seed.cut_off(rng, None, target, words, lambda: want)
-        seed.whole(words, None, target, want)
+            old = seed.cut_off(rng, None, target, words, lambda: want)
+        seed.whole(words, None, target, want, old)
 
     def verify(self):
         for daemon in {node.daemon for node in self.nodes}:

@@ -160,7 +160,12 @@ def main():
     try:
         return follow(start(settings, base, until), settings)
     finally:
-        shutil.rmtree(base, ignore_errors=True)
+        # Mounts of a worker that was killed go a moment after it.
+        for _ in range(50):
+            shutil.rmtree(base, ignore_errors=True)
+            if not os.path.exists(base):
+                break
+            time.sleep(0.1)
 
 
 def work_folder(chosen):
@@ -208,7 +213,7 @@ def follow(workers, settings):
         for worker in workers:
             if worker.poll() is None and chooser.get_map():
                 worker.kill()
-    codes = [worker.wait() for worker in workers]
+        codes = [worker.wait() for worker in workers]
     print(total, flush=True)
     broken = any(codes) and not stopped
     if broken:
