@@ -157,8 +157,8 @@ struct Work<'a> {
     cancel: &'a AtomicBool,
     shared: Mutex<Shared>,
     wake: Condvar,
-    /// The first clone of each file that has several names.
-    links: Mutex<HashMap<u64, Vec<u8>>>,
+    /// The first clone of each file that has several names, by device and inode.
+    links: Mutex<HashMap<(u64, u64), Vec<u8>>>,
 }
 
 /// Clones what is in `from` into the empty folder `to`. Nothing may write to `from` meanwhile. Fails with `Interrupted`
@@ -309,15 +309,14 @@ impl Work<'_> {
         if stat.st_nlink > 1 {
             let mut links = lock(&self.links);
             let path = join(&pair.path, name);
-            if let Some(first) = links.get(&stat.st_ino) {
+            if let Some(first) = links.get(&(stat.st_dev, stat.st_ino)) {
                 let (dir, first) = crate::sys::dir::split_last(first);
+                // Each link changes its file's stamp: what is known of such a file is not carried over.
                 self.to.open_beneath(dir)?.link(first, &pair.to, name)?;
-                // The link has changed its file's stamp: what is known of it is not carried over.
-                lock(&self.shared).cloned.twins.retain(|twin| twin.was.ino != stat.st_ino);
                 return Ok(None);
             }
             make(pair, name, &stat)?;
-            links.insert(stat.st_ino, path);
+            links.insert((stat.st_dev, stat.st_ino), path);
             return Ok(None);
         }
         make(pair, name, &stat)?;

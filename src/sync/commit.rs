@@ -1,8 +1,10 @@
 //! From what is staged to what is there: the changes are written down ([`redo`]), made, and looked at.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 
-use super::plan::child_at;
+use super::moves::subtree;
 use super::receive::{Site, is_implied, stage_path, staging};
 use super::redo::{self, Op};
 use super::source::index_error;
@@ -17,7 +19,7 @@ use crate::sys::mapped::Mapped;
 use crate::sys::stamps::{self, Stamps};
 use crate::tree::entry::{Entry, EntryKind, Meta};
 use crate::tree::read::{is_as_printed, kind_of, take_stat};
-use crate::tree::view::{Item, State, View, join};
+use crate::tree::view::{Item, LastDir, State, View, join};
 
 /// Gives new directories their metadata while they are still staged.
 pub fn dress_new(site: &Site<'_>, want: &Want) -> Result<Vec<LeftOut>> {
@@ -32,8 +34,8 @@ pub fn dress_new(site: &Site<'_>, want: &Want) -> Result<Vec<LeftOut>> {
         let items = want.view.items(parent).map_err(|cause| index_error(&cause))?;
         for child in new {
             let name = &want.view.dirs[child as usize].name;
-            let Some(item) = items.iter().find(|item| item.entry.name == *name) else { continue };
-            dress_one(site, want, child, &item.entry, &mut left_out)?;
+            let Ok(at) = items.binary_search_by(|item| item.entry.name.cmp(name)) else { continue };
+            dress_one(site, want, child, &items[at].entry, &mut left_out)?;
         }
     }
     if want.dirs[0].how == How::New {
@@ -67,27 +69,30 @@ fn shown_entry(site: &Site<'_>, path: &[u8], entry: &Entry) -> Entry {
 pub fn changed_since(site: &Site<'_>, want: &Want) -> Result<Vec<LeftOut>> {
     let mut changed = Vec::new();
     let Some(root) = site.root else { return Ok(changed) };
+    let mut own_dir = LastDir::default();
     for &number in &want.pending {
         let dir = want.dirs[number as usize];
         if dir.how == How::New && want.moves.is_empty() {
             continue;
         }
         for item in want.view.items(number).map_err(|cause| index_error(&cause))? {
-            let of = |own: u32| site.own.items(own).map_err(|cause| index_error(&cause));
+            let own_failed = |cause| index_error(&cause);
             let (own, known) = match item.state {
                 _ if !matches!(item.entry.kind, EntryKind::File { .. }) => continue,
                 State::Touch | State::Patched if dir.own != NONE => {
-                    (dir.own, of(dir.own)?.into_iter().find(|own| own.entry.name == item.entry.name))
+                    (dir.own, own_dir.find(site.own, dir.own, &item.entry.name).map_err(own_failed)?)
                 }
                 State::Moved => match want.origins[item.slot as usize].from {
-                    Source::Own { dir, at } => (dir, of(dir)?.into_iter().nth(at as usize)),
+                    Source::Own { dir, at } => {
+                        (dir, own_dir.items(site.own, dir).map_err(own_failed)?.get(at as usize))
+                    }
                     Source::Salvage { .. } => continue,
                 },
                 _ => continue,
             };
             let Some(known) = known else { continue };
             let now = root.open_beneath(&site.own.path(own)).and_then(|dir| dir.stat(&known.entry.name));
-            if now.is_ok_and(|stat| is_as_printed(&stat, &known)) {
+            if now.is_ok_and(|stat| is_as_printed(&stat, known)) {
                 continue;
             }
             let path = want.view.path_of(number, &item.entry.name);
@@ -104,13 +109,29 @@ pub fn changed_since(site: &Site<'_>, want: &Want) -> Result<Vec<LeftOut>> {
     Ok(changed)
 }
 
-/// Writes down every change that makes the tree what is wanted. Returns their number.
-pub fn write_log(site: &Site<'_>, want: &Want) -> Result<u64> {
+/// What the log does beside what the plan says.
+#[derive(Default)]
+pub struct Summary {
+    /// Folders that the source lacks and that stay, since they hold something that is left alone.
+    pub folders_stay: Vec<Vec<u8>>,
+}
+
+/// Writes down every change that makes the tree what is wanted.
+pub fn write_log(site: &Site<'_>, want: &Want) -> Result<Summary> {
     let failed = |cause| staging(b"the redo log", cause);
     let log = site.stage.draft_log().and_then(redo::Writer::new).map_err(failed)?;
-    let mut scribe = Scribe { site, want, log, moved: HashMap::new() };
+    let mut scribe = Scribe {
+        site,
+        want,
+        log,
+        moved: HashMap::new(),
+        own: RefCell::default(),
+        links: Vec::new(),
+        summary: Summary::default(),
+    };
     scribe.write()?;
-    scribe.log.finish().map_err(failed)
+    scribe.log.finish().map_err(failed)?;
+    Ok(scribe.summary)
 }
 
 struct Scribe<'a> {
@@ -119,6 +140,11 @@ struct Scribe<'a> {
     log: redo::Writer,
     /// Where moved files wait, by their place in `origins`.
     moved: HashMap<u64, Vec<u8>>,
+    /// The own folder that was looked into last.
+    own: RefCell<Option<(u32, Rc<Vec<Item>>)>>,
+    /// Further names to be made, as wanted directory and position.
+    links: Vec<(u32, u32)>,
+    summary: Summary,
 }
 
 impl Scribe<'_> {
@@ -126,15 +152,22 @@ impl Scribe<'_> {
         self.log.push(op).map_err(|cause| staging(b"the redo log", cause))
     }
 
-    fn own_items(&self, dir: u32) -> Result<Vec<Item>> {
-        self.site.own.items(dir).map_err(|cause| index_error(&cause))
+    fn own_items(&self, dir: u32) -> Result<Rc<Vec<Item>>> {
+        let mut own = self.own.borrow_mut();
+        if let Some((held, items)) = &*own
+            && *held == dir
+        {
+            return Ok(Rc::clone(items));
+        }
+        let items = Rc::new(self.site.own.items(dir).map_err(|cause| index_error(&cause))?);
+        *own = Some((dir, Rc::clone(&items)));
+        Ok(items)
     }
 
     fn write(&mut self) -> Result<()> {
         let mut dress: Vec<Op> = Vec::new();
         let moved_dirs = self.write_moves()?;
         self.write_removals()?;
-        let mut links: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
         if self.want.dirs[0].how == How::New {
             self.push(&Op::Attach { from: Stage::new_path(0), path: Vec::new() })?;
         } else if !self.want.view.root_is_implied() {
@@ -153,23 +186,27 @@ impl Scribe<'_> {
                 self.push(&Op::Attach { from: Stage::new_path(number), path: path.clone() })?;
             }
             if pending.contains(&number) || how == How::Compare {
-                self.write_dir(number, how, &path, &moved_dirs, &mut links, &mut dress)?;
+                self.write_dir(number, how, &path, &moved_dirs, &mut dress)?;
             }
         }
-        for (path, first) in links {
-            self.push(&Op::Link { first, path })?;
-        }
+        self.relink(&mut dress)?;
+        self.write_links()?;
         dress.iter().try_for_each(|op| self.push(op))
     }
 
     /// Takes what moves out of its place.
     fn write_moves(&mut self) -> Result<HashMap<u32, Vec<u8>>> {
         let moves: HashSet<(u32, u32)> = self.want.moves.iter().copied().collect();
+        // In the order of their folders, so that each is read once.
+        let mut origins: Vec<(u32, u32, usize)> = Vec::new();
         for (number, origin) in self.want.origins.iter().enumerate() {
-            let Source::Own { dir, at } = origin.from else { continue };
-            if !moves.contains(&(dir, at)) {
-                continue;
+            match origin.from {
+                Source::Own { dir, at } if moves.contains(&(dir, at)) => origins.push((dir, at, number)),
+                _ => {}
             }
+        }
+        origins.sort_unstable();
+        for (dir, at, number) in origins {
             let items = self.own_items(dir)?;
             let item = &items[at as usize];
             let to = self.site.stage.new_trash();
@@ -202,7 +239,7 @@ impl Scribe<'_> {
                 self.push(&Op::Unlink { path, ino: item.print.ino })?;
                 continue;
             }
-            let child = child_at(self.site.own, dir, &items, at);
+            let Some(child) = self.site.own.child(dir, &item.entry.name) else { continue };
             if !twins.contains(&child) {
                 self.remove_dir(child)?;
             }
@@ -210,19 +247,30 @@ impl Scribe<'_> {
         Ok(())
     }
 
-    /// A directory goes whole, unless it holds something that is to be left alone.
-    fn remove_dir(&mut self, dir: u32) -> Result<()> {
-        let node = &self.site.own.dirs[dir as usize];
-        if !node.protected {
-            let to = self.site.stage.new_trash();
-            return self.push(&Op::Detach { path: self.site.own.path(dir), ino: node.id.1, to });
+    /// A directory goes whole, unless it holds something that is to be left alone: then all else in it goes.
+    fn remove_dir(&mut self, top: u32) -> Result<()> {
+        let mut queue = vec![top];
+        while let Some(dir) = queue.pop() {
+            if self.want.stays.contains(&dir) {
+                continue;
+            }
+            let node = &self.site.own.dirs[dir as usize];
+            if !node.protected {
+                let to = self.site.stage.new_trash();
+                let path = self.site.own.path(dir);
+                self.push(&Op::Discard { path, ino: node.id.1, to })?;
+                continue;
+            }
+            self.summary.folders_stay.push(self.site.own.path(dir));
+            for (at, item) in self.own_items(dir)?.iter().enumerate().filter(|(_, item)| !item.entry.is_dir()) {
+                if !self.want.files_stay.contains(&(dir, at as u32)) {
+                    let path = self.site.own.path_of(dir, &item.entry.name);
+                    self.push(&Op::Unlink { path, ino: item.print.ino })?;
+                }
+            }
+            queue.extend(children(self.site.own, dir));
         }
-        for item in self.own_items(dir)?.iter().filter(|item| !item.entry.is_dir()) {
-            let path = self.site.own.path_of(dir, &item.entry.name);
-            self.push(&Op::Unlink { path, ino: item.print.ino })?;
-        }
-        let below: Vec<u32> = children(self.site.own, dir).collect();
-        below.into_iter().try_for_each(|child| self.remove_dir(child))
+        Ok(())
     }
 
     /// Puts the entries of one directory in place.
@@ -232,13 +280,12 @@ impl Scribe<'_> {
         how: How,
         path: &[u8],
         moved_dirs: &HashMap<u32, Vec<u8>>,
-        links: &mut Vec<(Vec<u8>, Vec<u8>)>,
         dress: &mut Vec<Op>,
     ) -> Result<()> {
         let items = self.want.view.items(number).map_err(|cause| index_error(&cause))?;
         let mut child = self.want.view.dirs[number as usize].first_child;
         let mut late = false;
-        for item in &items {
+        for (at, item) in (0u32..).zip(&items) {
             let here = join(path, &item.entry.name);
             let this = child;
             child += u32::from(item.entry.is_dir());
@@ -246,7 +293,6 @@ impl Scribe<'_> {
             match item.state {
                 State::Staged => {
                     self.push(&Op::Attach { from: Stage::slot_path(item.slot), path: here.clone() })?;
-                    self.relink(&here, links, dress)?;
                 }
                 State::Patched => {
                     let ino = self.own_ino(number, &item.entry.name)?;
@@ -257,7 +303,6 @@ impl Scribe<'_> {
                     let from = self.moved.get(&item.slot).cloned();
                     let from = from.ok_or_else(|| Error::failed("a move has lost its start"))?;
                     self.push(&Op::Attach { from, path: here.clone() })?;
-                    self.relink(&here, links, dress)?;
                     dress.push(dressed(&item.entry));
                     late = true;
                 }
@@ -269,10 +314,8 @@ impl Scribe<'_> {
                     late = true;
                 }
                 State::Hardlink => {
-                    if let EntryKind::Link { first } = &item.entry.kind {
-                        links.push((here, first.to_vec()));
-                        late = true;
-                    }
+                    self.links.push((number, at));
+                    late = true;
                 }
                 State::Touch => dress.push(dressed(&item.entry)),
                 // Its own entries may change, and with them its time.
@@ -303,19 +346,75 @@ impl Scribe<'_> {
             || items.iter().any(|item| matches!(item.state, State::Moved | State::MovedDir | State::Hardlink)))
     }
 
-    /// A file that is replaced takes its further names along.
-    fn relink(&self, first: &[u8], links: &mut Vec<(Vec<u8>, Vec<u8>)>, dress: &mut Vec<Op>) -> Result<()> {
-        for path in self.site.own.links.get(first).into_iter().flatten() {
-            let wanted = find(&self.want.view, path)?;
-            if wanted
-                .is_some_and(|item| matches!(&item.entry.kind, EntryKind::Link { first: other } if **other == *first))
-            {
-                links.push((path.to_vec(), first.to_vec()));
-                // Its folder, which may be one that is else left alone, gets its time back.
-                let (folder, _) = crate::sys::dir::split_last(path);
-                if let Some(folder_item) = find(&self.want.view, folder)? {
-                    dress.push(Op::Dress { path: folder.to_vec(), entry: Box::new(folder_item.entry) });
+    /// Makes further names anew whose file is another one afterwards: an equal entry only says which first name it follows.
+    /// It may stand in a folder that is else left as it is, or that has moved.
+    fn relink(&mut self, dress: &mut Vec<Op>) -> Result<()> {
+        let (own, want) = (self.site.own, self.want);
+        let failed = |cause: std::io::Error| index_error(&cause);
+        let wanted_of = self.wanted_of();
+        let (mut first_dir, mut above) = (LastDir::default(), LastDir::default());
+        for dir in own.links.folders() {
+            let folder = wanted_of[dir as usize];
+            if folder == NONE {
+                continue;
+            }
+            let items = own.items(dir).map_err(failed)?;
+            let wanted = want.view.items(folder).map_err(failed)?;
+            let before = self.links.len();
+            for (first_in, at) in firsts_in_question(want, &items) {
+                let link = &items[at as usize];
+                let EntryKind::Link { first } = &link.entry.kind else { continue };
+                let (_, name) = crate::sys::dir::split_last(first);
+                let Some(file) = first_dir.find(&want.view, first_in, name).map_err(failed)? else { continue };
+                if kept_inode(want.dirs[first_in as usize].how, file) == Some(link.print.ino) {
+                    continue;
                 }
+                let there = wanted.binary_search_by(|item| item.entry.name.cmp(&link.entry.name));
+                let follows = there
+                    .ok()
+                    .filter(|&at| wanted[at].state == State::Keep && wanted[at].entry.kind == link.entry.kind);
+                self.links.extend(follows.map(|at| (folder, at as u32)));
+            }
+            // The folder, which may be one that is else left alone, gets its time back.
+            let node = &want.view.dirs[folder as usize];
+            if self.links.len() > before
+                && folder != 0
+                && let Some(item) = above.find(&want.view, node.parent, &node.name).map_err(failed)?
+            {
+                dress.push(Op::Dress { path: want.view.path(folder), entry: Box::new(item.entry.clone()) });
+            }
+        }
+        Ok(())
+    }
+
+    /// For each own directory, the wanted one that it is or becomes.
+    fn wanted_of(&self) -> Vec<u32> {
+        let mut wanted_of = vec![NONE; self.site.own.dirs.len()];
+        for (wanted, dir) in (0..).zip(&self.want.dirs) {
+            if dir.own != NONE {
+                wanted_of[dir.own as usize] = wanted;
+            }
+        }
+        for &(wanted, twin) in &self.want.moved_dirs {
+            for (wanted, own) in subtree(&self.want.view, wanted).into_iter().zip(subtree(self.site.own, twin)) {
+                wanted_of[own as usize] = wanted;
+            }
+        }
+        wanted_of
+    }
+
+    /// Every further name, when all files are in place.
+    fn write_links(&mut self) -> Result<()> {
+        let mut links = std::mem::take(&mut self.links);
+        links.sort_unstable();
+        links.dedup();
+        let mut folder = LastDir::default();
+        for (number, at) in links {
+            let items = folder.items(&self.want.view, number).map_err(|cause| index_error(&cause))?;
+            let item = &items[at as usize];
+            if let EntryKind::Link { first } = &item.entry.kind {
+                let path = self.want.view.path_of(number, &item.entry.name);
+                self.push(&Op::Link { first: first.to_vec(), path })?;
             }
         }
         Ok(())
@@ -326,7 +425,8 @@ impl Scribe<'_> {
             NONE => Ok(None),
             own => {
                 let items = self.own_items(own)?;
-                Ok(items.iter().find(|item| *item.entry.name == *name).map(|item| item.print.ino))
+                let at = items.binary_search_by(|item| (*item.entry.name).cmp(name));
+                Ok(at.ok().map(|at| items[at].print.ino))
             }
         }
     }
@@ -343,40 +443,47 @@ impl View {
     }
 }
 
-/// The entry at a path of a view.
-fn find(view: &View, path: &[u8]) -> Result<Option<Item>> {
-    let mut dir = 0;
-    let mut names = path.split(|&byte| byte == b'/').peekable();
-    while let Some(name) = names.next() {
-        let mut items = view.items(dir).map_err(|cause| index_error(&cause))?;
-        let Ok(at) = items.binary_search_by(|item| (*item.entry.name).cmp(name)) else { return Ok(None) };
-        if names.peek().is_none() {
-            return Ok(Some(items.swap_remove(at)));
+/// Which inode a wanted file will be, if it is one that the target has already.
+fn kept_inode(how: How, item: &Item) -> Option<u64> {
+    let stays = match how {
+        How::Same | How::Moved => true,
+        How::Compare => matches!(item.state, State::Keep | State::Touch | State::Patched | State::Moved),
+        How::New => item.state == State::Moved,
+    };
+    stays.then_some(item.print.ino)
+}
+
+/// The links among these entries whose file may be another one afterwards: the wanted directory of its first name, and the
+/// position of the link. In the order of those directories, so that each is read once.
+fn firsts_in_question(want: &Want, items: &[Item]) -> Vec<(u32, u32)> {
+    let mut found = Vec::new();
+    let mut last: Option<(&[u8], Option<u32>)> = None;
+    for (at, item) in (0u32..).zip(items) {
+        let EntryKind::Link { first } = &item.entry.kind else { continue };
+        let (above, _) = crate::sys::dir::split_last(first);
+        let dir = match last {
+            Some((path, dir)) if path == above => dir,
+            _ => want.view.dir_at(above),
+        };
+        last = Some((above, dir));
+        // What is in a folder that stays as it is stays the same file.
+        if let Some(dir) = dir.filter(|dir| want.dirs[*dir as usize].how != How::Same) {
+            found.push((dir, at));
         }
-        if !items[at].entry.is_dir() {
-            return Ok(None);
-        }
-        dir = child_at(view, dir, &items, at as u32);
     }
-    Ok(None)
+    found.sort_unstable();
+    found
 }
 
 /// Looks at everything the commit touched: takes over its fingerprints, and notes what is not as it was wanted.
-///
-/// `already`: paths of which something has been told; `unsure`: those that may hold something else than was wanted.
-pub fn look_again(
-    want: &mut Want,
-    root: &Dir,
-    already: &HashSet<Vec<u8>>,
-    unsure: &HashSet<Vec<u8>>,
-) -> Result<Vec<LeftOut>> {
+pub fn look_again(want: &mut Want, root: &Dir, known: &Known) -> Result<Looked> {
     // Whatever is changed from now on bears a later stamp than what is looked at here.
     stamps::next_tick();
     let mapped = Mapped::now();
     let touched: Vec<u32> = (0..want.view.dirs.len() as u32)
         .filter(|&dir| matches!(want.dirs[dir as usize].how, How::Compare | How::New))
         .collect();
-    let looked = std::sync::Mutex::new((touched, Vec::new(), Vec::new()));
+    let looked = std::sync::Mutex::new((touched, Vec::new(), Looked::default()));
     let shown: &Want = want;
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..crate::tree::scan::threads())
@@ -384,11 +491,12 @@ pub fn look_again(
                 scope.spawn(|| -> Result<()> {
                     loop {
                         let Some(dir) = receive::lock(&looked).0.pop() else { return Ok(()) };
-                        let mut left_out = Vec::new();
-                        let found = look_at_dir(shown, dir, root, (already, unsure, &mapped), &mut left_out)?;
+                        let mut seen = Looked::default();
+                        let found = look_at_dir(shown, dir, root, (known, &mapped), &mut seen)?;
                         let mut held = receive::lock(&looked);
                         held.1.push((dir, found));
-                        held.2.append(&mut left_out);
+                        held.2.left_out.append(&mut seen.left_out);
+                        held.2.unsure |= seen.unsure;
                     }
                 })
             })
@@ -397,7 +505,7 @@ pub fn look_again(
             .into_iter()
             .try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(Error::failed("a thread panicked"))))
     })?;
-    let (_, found, left_out) = looked.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let (_, found, seen) = looked.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     for (dir, (id, record, changed)) in found {
         let node = &mut want.view.dirs[dir as usize];
         node.id = id;
@@ -410,21 +518,40 @@ pub fn look_again(
         take_stat(&stat, &mut item);
         want.view.root = item;
     }
-    Ok(left_out)
+    Ok(seen)
+}
+
+/// What is known of the commit when it is looked at.
+pub struct Known {
+    /// Paths of which something has been told.
+    pub already: HashSet<Vec<u8>>,
+    /// Paths that may hold something else than was wanted.
+    pub unsure: HashSet<Vec<u8>>,
+    /// Something was copied where a rename was planned: inodes are others than those that were staged.
+    pub copied: bool,
+}
+
+/// What the look found.
+#[derive(Default)]
+pub struct Looked {
+    pub left_out: Vec<LeftOut>,
+    /// There is something of which the content is not known.
+    pub unsure: bool,
 }
 
 fn look_at_dir(
     want: &Want,
     dir: u32,
     root: &Dir,
-    (already, unsure, mapped): (&HashSet<Vec<u8>>, &HashSet<Vec<u8>>, &Mapped),
-    left_out: &mut Vec<LeftOut>,
+    (known, mapped): (&Known, &Mapped),
+    seen: &mut Looked,
 ) -> Result<((u64, u64), crate::tree::records::Ptr, bool)> {
     let path = want.view.path(dir);
     let failed = |cause| staging(&path, cause);
     let mut items = want.view.items(dir).map_err(|cause| index_error(&cause))?;
     let Ok(open) = root.open_beneath(&path) else {
         // It went while the commit ran. The index must not claim to know it.
+        seen.unsure = true;
         items.iter_mut().for_each(|item| item.print = Default::default());
         let record =
             want.view.records.append(&crate::tree::view::encode_items(&items)).map_err(|cause| index_error(&cause))?;
@@ -438,14 +565,17 @@ fn look_at_dir(
             continue;
         }
         let here = join(&path, &item.entry.name);
+        let told = known.already.contains(&here);
         // What is new is known from the writing; the content of what stays, only as well as the scan knew it.
         let is_known = !matches!(item.state, State::Touch | State::Moved) || item.print.trusted;
         item.state = State::Keep;
         item.slot = 0;
         let Some(stat) = open.stat_if_there(&item.entry.name).map_err(failed)? else {
-            if !already.contains(&here) {
-                left_out.push(LeftOut { path: here, reason: "it was removed by somebody else during the sync".into() });
+            if !told {
+                let reason = "it was removed by somebody else during the sync".into();
+                seen.left_out.push(LeftOut { path: here, reason });
             }
+            seen.unsure = true;
             item.state = State::Dropped;
             changed = true;
             continue;
@@ -466,23 +596,27 @@ fn look_at_dir(
         let is_as_staged = stat.st_ino == staged && is_as_wanted(&stat, &item.entry, wanted.mtime);
         item.print.trusted = same_kind
             && is_known
-            && !unsure.contains(&here)
+            && !known.unsure.contains(&here)
             && stamps.are_past(&stat, now)
             && !mapped.contains(stat.st_dev, stat.st_ino)
             && (is_link || is_as_staged || item.entry.is_dir() && item.entry.meta == wanted);
         if matches!(item.entry.kind, EntryKind::Symlink { .. }) {
             item.entry.meta.mode = wanted.mode;
         }
-        if same_kind && !is_link && already.contains(&here) {
+        let is_other = !same_kind || !is_link && !item.entry.is_dir() && stat.st_ino != staged && !known.copied;
+        seen.unsure |= is_other;
+        if same_kind && !is_link && told {
             // Some of its attributes may have been refused: the index must not claim them.
             item.entry.meta.xattrs = crate::sys::meta::xattrs_at(&open, &item.entry.name).map_err(failed)?;
         }
         changed |= item.entry.meta != wanted;
-        if (!same_kind || item.entry.meta != wanted) && !already.contains(&here) && !item.entry.is_dir() {
-            left_out.push(LeftOut {
-                path: here,
-                reason: "its metadata could not be kept by the target's file system".into(),
-            });
+        let reason = match (is_other, item.entry.meta != wanted) {
+            (true, _) => "it was replaced by somebody else during the sync",
+            (false, true) if !item.entry.is_dir() => "its metadata could not be kept by the target's file system",
+            _ => continue,
+        };
+        if !told {
+            seen.left_out.push(LeftOut { path: here, reason: reason.into() });
         }
     }
     let record =

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::obstacles::Obstacles;
 use super::source::index_error;
 use super::talk::{Talk, nonsense};
 use super::want::{How, NONE, Want, WantDir, children, fresh_state};
@@ -14,7 +15,7 @@ use crate::tree::entry::{Entry, EntryKind};
 use crate::tree::filter::{Filter, Stand};
 use crate::tree::link::{Ask, ListingNode, Tell};
 use crate::tree::node::{ListBuilder, ListKind, decode_entries};
-use crate::tree::view::{DirNode, Item, Print, State, View, join};
+use crate::tree::view::{DirNode, Item, Links, Print, State, View, join};
 
 /// Parts of about a mebibyte in which one directory is told, at most: some ten million names.
 const LISTING_PARTS: u32 = 1024;
@@ -39,9 +40,11 @@ pub fn compare(
     no_remove: bool,
     filter: &Filter,
     unreadable: &HashSet<Vec<u8>>,
+    obstacles: &Obstacles<'_>,
 ) -> Result<Want> {
     let mut walk = Walk {
         own,
+        obstacles,
         no_remove,
         filter,
         unreadable,
@@ -51,7 +54,7 @@ pub fn compare(
                 records: Arc::clone(&own.records),
                 root: Item::new(root.clone(), Print::default()),
                 dirs: vec![new_node(0, b"", own.dirs[0].implied)],
-                links: HashMap::new(),
+                links: Links::default(),
                 entries: 0,
                 bytes: 0,
             },
@@ -64,6 +67,9 @@ pub fn compare(
             moved_dirs: Vec::new(),
             mirrors: Vec::new(),
             keeps_extra: false,
+            stays: HashSet::new(),
+            files_stay: HashSet::new(),
+            left_alone: false,
             left_out: Vec::new(),
         },
         awaited: HashMap::new(),
@@ -92,6 +98,7 @@ pub fn compare(
 
 struct Walk<'a> {
     own: &'a View,
+    obstacles: &'a Obstacles<'a>,
     no_remove: bool,
     filter: &'a Filter,
     unreadable: &'a HashSet<Vec<u8>>,
@@ -228,14 +235,11 @@ impl Walk<'_> {
             let mut item = Item::new(entry, Print::default());
             let own_item = beside.map(|(_, own_item)| own_item);
             let alike = own_item.filter(|own_item| own_item.entry.kind.is_like(&item.entry.kind));
-            if self.no_remove
-                && let Some(own_item) = own_item
-                && own_item.entry.is_dir()
-                && !item.entry.is_dir()
-                && self.holds_something(beside_child)
+            if let Some(own_item) = own_item
+                && let Some(reason) = self.why_kept(own_dir, own_item, beside_child, &item.entry)
             {
-                let reason = "a folder that holds something stands there, and nothing is removed".to_string();
-                self.want.left_out.push(LeftOut { path: join(&path, &item.entry.name), reason });
+                let path = join(&path, &item.entry.name);
+                self.want.left_out.push(LeftOut { path, reason: reason.to_string() });
                 self.keep(want, own_item, beside_child, &mut items, &mut next);
                 continue;
             }
@@ -321,7 +325,14 @@ impl Walk<'_> {
         // Where the folder itself could not be read after all, it was told as an empty one.
         let unreadable = self.unreadable.contains(&join(path, &item.entry.name))
             || !path.is_empty() && self.unreadable.contains(path);
-        if !self.no_remove && !unreadable {
+        let obstacle = match item.entry.is_dir() {
+            true => self.obstacles.of_dir(child),
+            false => self.obstacles.of_file(own_dir, &item.entry.name),
+        };
+        if let (Some(reason), false) = (obstacle, self.no_remove || unreadable) {
+            let path = join(path, &item.entry.name);
+            self.want.left_out.push(LeftOut { path, reason: reason.to_string() });
+        } else if !self.no_remove && !unreadable {
             self.want.removed.push((own_dir, at));
             return;
         }
@@ -338,6 +349,23 @@ impl Walk<'_> {
             next.push((number, Next::Same(child)));
         }
         items.push(kept);
+    }
+
+    /// Why an own entry stays although the source has another one in its place, if it does.
+    fn why_kept(&self, own_dir: u32, own: &Item, child: u32, wanted: &Entry) -> Option<&'static str> {
+        if !own.entry.is_dir() {
+            let is_same = own.entry == *wanted;
+            return self.obstacles.of_file(own_dir, &own.entry.name).filter(|_| !is_same);
+        }
+        if !wanted.is_dir() {
+            let holds = self.no_remove && self.holds_something(child);
+            let kept = holds.then_some("a folder that holds something stands there, and nothing is removed");
+            return self.obstacles.of_dir(child).or(kept);
+        }
+        let content = wanted.content().filter(Name::is_known);
+        let is_same = own.entry.meta == wanted.meta && content == Some(self.own.dirs[child as usize].content);
+        let is_read_only = self.obstacles.is_read_only(child) && !is_same;
+        is_read_only.then_some("it is mounted read-only; it is left alone")
     }
 
     fn holds_something(&self, own: u32) -> bool {

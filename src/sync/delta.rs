@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use super::pages::Pages;
 use super::place;
@@ -19,7 +19,7 @@ use super::source::{block_sum, blocks_of, index_error};
 use super::talk::nonsense;
 use crate::model::name::Short;
 use crate::model::{Name, Result};
-use crate::sys::copy::{copy_data, copy_range, reflink, write_sparse};
+use crate::sys::copy::{reflink, write_sparse};
 use crate::sys::dir::Dir;
 use crate::sys::meta;
 use crate::tree::chunk::MAX;
@@ -37,7 +37,7 @@ const IN_PLACE_MIN: u64 = 64 << 20;
 /// The target's older version of a file.
 pub struct Basis {
     item: Item,
-    file: File,
+    file: Arc<File>,
     chunks: Vec<(ChunkRef, u64)>,
 }
 
@@ -55,7 +55,7 @@ impl Basis {
             }
             _ => Vec::new(),
         };
-        Ok(Some(Basis { item, file, chunks: with_offsets(list) }))
+        Ok(Some(Basis { item, file: Arc::new(file), chunks: with_offsets(list) }))
     }
 
     fn is_unchanged(&self) -> bool {
@@ -72,28 +72,34 @@ fn with_offsets(list: Vec<ChunkRef>) -> Vec<(ChunkRef, u64)> {
     list.into_iter().map(place).collect()
 }
 
-/// The chunks of big files that an earlier try staged in part.
+/// Leftover files kept open.
+const LEFTOVERS_OPEN: usize = 16;
+
+/// The chunks of big files that an earlier try staged in part. There may be any number of such files: each is opened when a
+/// chunk of it is wanted.
 #[derive(Default)]
-pub struct Leftovers {
-    files: Vec<File>,
+pub struct Leftovers<'a> {
+    /// The folder in which they lie, with its view.
+    place: Option<(&'a View, &'a Dir)>,
+    /// Folder and name.
+    files: Vec<(u32, Box<[u8]>)>,
     /// By the first bytes of the chunk's name.
-    chunks: HashMap<u64, (ChunkRef, usize, u64)>,
+    chunks: HashMap<u64, (ChunkRef, u32, u64)>,
+    /// Those that were used last, the latest at the end.
+    open: Mutex<Vec<(u32, Arc<File>)>>,
 }
 
-impl Leftovers {
-    pub fn of(view: &View, root: &Dir) -> Result<Leftovers> {
-        let mut found = Leftovers::default();
+impl<'a> Leftovers<'a> {
+    pub fn of(view: &'a View, root: &'a Dir) -> Result<Leftovers<'a>> {
+        let mut found = Leftovers { place: Some((view, root)), ..Leftovers::default() };
         for dir in 0..view.dirs.len() as u32 {
             for item in view.items(dir).map_err(|cause| index_error(&cause))?.iter().filter(|item| item.list.is_some())
             {
-                let Ok(file) = root.open_beneath(&view.path(dir)).and_then(|open| open.read(&item.entry.name)) else {
-                    continue;
-                };
                 let list = view.records.all_chunks(item.list).map_err(|cause| index_error(&cause))?;
                 for (chunk, offset) in with_offsets(list) {
-                    found.chunks.insert(chunk.name.prefix(), (chunk, found.files.len(), offset));
+                    found.chunks.insert(chunk.name.prefix(), (chunk, found.files.len() as u32, offset));
                 }
-                found.files.push(file);
+                found.files.push((dir, item.entry.name.clone()));
             }
         }
         Ok(found)
@@ -103,9 +109,28 @@ impl Leftovers {
         self.chunks.is_empty()
     }
 
-    fn find(&self, chunk: &ChunkRef) -> Option<(&File, u64)> {
-        let (found, file, offset) = self.chunks.get(&chunk.name.prefix())?;
-        (found == chunk).then(|| (&self.files[*file], *offset))
+    /// A file that has this chunk, and where. `None`, too, where the file is there no more: it may have been taken whole.
+    fn find(&self, chunk: &ChunkRef) -> Option<(Arc<File>, u64)> {
+        let (_, file, offset) = self.chunks.get(&chunk.name.prefix()).filter(|(found, ..)| found == chunk)?;
+        Some((self.file(*file)?, *offset))
+    }
+
+    fn file(&self, number: u32) -> Option<Arc<File>> {
+        let mut open = lock(&self.open);
+        if let Some(at) = open.iter().position(|(held, _)| *held == number) {
+            let found = open.remove(at);
+            let file = Arc::clone(&found.1);
+            open.push(found);
+            return Some(file);
+        }
+        let (view, root) = self.place?;
+        let (dir, name) = &self.files[number as usize];
+        let file = Arc::new(root.open_beneath(&view.path(*dir)).and_then(|folder| folder.read(name)).ok()?);
+        if open.len() == LEFTOVERS_OPEN {
+            open.remove(0);
+        }
+        open.push((number, Arc::clone(&file)));
+        Some(file)
     }
 }
 
@@ -139,6 +164,40 @@ struct Work {
     left: usize,
     /// Something did not fit: the file is to be fetched whole.
     spoilt: bool,
+}
+
+/// A staged file in the making, and what is there before a chunk is written.
+struct Build<'a> {
+    file: &'a File,
+    sparse: bool,
+    /// It began as a clone of the old version: what is not written over is that.
+    cloned: bool,
+}
+
+impl Build<'_> {
+    /// Writes a chunk over whatever is there. Its zeros become holes where the file has holes at the source.
+    fn write(&self, bytes: &[u8], at: u64) -> std::io::Result<()> {
+        match self.sparse {
+            true => write_sparse(self.file, bytes, at, !self.cloned),
+            false => self.file.write_all_at(bytes, at),
+        }
+    }
+
+    /// Takes a chunk from another file of this machine. False if what is there is not what the chunk's name says.
+    fn copy(
+        &self,
+        from: &File,
+        from_at: u64,
+        chunk: &ChunkRef,
+        at: u64,
+        buffer: &mut Vec<u8>,
+    ) -> std::io::Result<bool> {
+        let is_chunk = place::read_chunk(from, from_at, chunk, buffer)?;
+        if is_chunk {
+            self.write(buffer, at)?;
+        }
+        Ok(is_chunk)
+    }
 }
 
 /// Where a chunk of the new version is found.
@@ -234,45 +293,31 @@ impl Delta {
             && !shares
             && placed != Placed::There
             && self.may_be_written(shared, open);
+        let build = Build { file: &file, sparse: told.sparse, cloned: shares };
         let mut needed = Vec::new();
-        let mut run: Option<(u64, u64, u64)> = None;
+        let mut buffer = Vec::new();
         for ((chunk, offset), found) in list.iter().zip(&found) {
-            let from = match found {
-                Found::InPlace if pages || shares => {
+            let from = match (found, &self.basis) {
+                // A clone keeps it, and so does a file that is changed in place: as the index vouches for an unchanged file.
+                (Found::InPlace, _) if pages || shares => {
                     shared.add_bytes_done(chunk.len.into());
                     continue;
                 }
-                Found::InPlace => *offset,
-                Found::Own(from) if !pages => *from,
-                Found::Own(_) => continue,
-                Found::Nowhere => {
-                    if let (false, Some((leftover, from))) = (pages, shared.leftovers.find(chunk)) {
-                        copy_range(leftover, from, &file, *offset, chunk.len.into()).map_err(failed)?;
-                        shared.add_bytes_done(chunk.len.into());
-                    } else {
-                        needed.push((*chunk, *offset));
-                    }
-                    continue;
-                }
+                (Found::InPlace, Some(basis)) => Some((Arc::clone(&basis.file), *offset)),
+                (Found::Own(from), Some(basis)) if !pages => Some((Arc::clone(&basis.file), *from)),
+                _ if pages => None,
+                _ => shared.leftovers.find(chunk),
             };
-            // Neighbours that stay neighbours are copied in one go.
-            run = match run {
-                Some((start, to, len)) if start + len == from && to + len == *offset => {
-                    Some((start, to, len + u64::from(chunk.len)))
-                }
-                other => {
-                    self.copy_run(&file, other).map_err(failed)?;
-                    Some((from, *offset, chunk.len.into()))
-                }
+            let is_here = match from {
+                _ if !pages && place::is_zeros(chunk) => build.write(&place::ZEROS, *offset).map(|()| true),
+                Some((from, at)) => build.copy(&from, at, chunk, *offset, &mut buffer),
+                None => Ok(false),
             };
-            shared.add_bytes_done(chunk.len.into());
+            match is_here.map_err(failed)? {
+                true => shared.add_bytes_done(chunk.len.into()),
+                false => needed.push((*chunk, *offset)),
+            }
         }
-        let copied = self.copy_run(&file, run);
-        if copied.is_err() && self.basis.as_ref().is_some_and(|basis| !basis.is_unchanged()) {
-            shared.discard(open, &item, placed)?;
-            return Ok(None);
-        }
-        copied.map_err(failed)?;
         let mut ranges = Vec::with_capacity(needed.len());
         for (chunk, offset) in &needed {
             ranges.push(NeedRange { offset: *offset, len: chunk.len, blocks: self.own_blocks(*offset, chunk.len) });
@@ -290,13 +335,6 @@ impl Delta {
             spoilt: false,
         });
         Ok(Some(ranges))
-    }
-
-    fn copy_run(&self, to: &File, run: Option<(u64, u64, u64)>) -> std::io::Result<()> {
-        match (&self.basis, run) {
-            (Some(basis), Some((from, at, len))) => copy_data(&basis.file, from, to, at, len),
-            _ => Ok(()),
-        }
     }
 
     fn locate(&self, list: &[(ChunkRef, u64)]) -> Vec<Found> {
@@ -368,8 +406,7 @@ impl Delta {
             };
             let written = match &mut work.pages {
                 Some(pages) => pages.add(&work.file, &bytes, offset),
-                None if work.sparse => write_sparse(&work.file, &bytes, offset, !work.cloned),
-                None => place::write(&work.file, &bytes, offset, false),
+                None => Build { file: &work.file, sparse: work.sparse, cloned: work.cloned }.write(&bytes, offset),
             };
             written.map_err(|cause| staging(&path, cause))?;
             shared.add_bytes_done(chunk.len.into());

@@ -3,11 +3,12 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::obstacles::Obstacles;
 use super::source::index_error;
 use super::want::{How, NONE, Origin, Source, Want, children, fresh_state};
 use crate::model::{Name, Result};
 use crate::tree::entry::EntryKind;
-use crate::tree::view::{Item, State, View};
+use crate::tree::view::{Item, LastDir, State, View};
 
 /// Own files by content: the first bytes of the content's name, the directory, the position in it. Sorted.
 struct ByContent(Vec<(u64, u32, u32)>);
@@ -37,7 +38,7 @@ impl ByContent {
 }
 
 /// Finds for everything wanted whether the target has it already.
-pub fn resolve(own: &View, want: &mut Want, salvage: Option<&View>) -> Result<()> {
+pub fn resolve(own: &View, want: &mut Want, salvage: Option<&View>, obstacles: &Obstacles<'_>) -> Result<()> {
     let mut used = vec![false; own.dirs.len()];
     for dir in &want.dirs {
         if dir.own != NONE && matches!(dir.how, How::Same | How::Compare) {
@@ -55,7 +56,12 @@ pub fn resolve(own: &View, want: &mut Want, salvage: Option<&View>) -> Result<()
         // Of several folders with this very content one may be free to go; best the one that had this name.
         let name = &want.view.dirs[wanted as usize].name;
         let alike = twins.get(&own.dirs[twin as usize].content).map_or(&[][..], Vec::as_slice);
-        let free = |dir: &&u32| subtree(own, **dir).iter().all(|&dir| !used[dir as usize] && !claimed[dir as usize]);
+        let is_reached = reached(own, want, obstacles, wanted);
+        let free = |dir: &&u32| {
+            is_reached
+                && obstacles.can_move(own, **dir)
+                && subtree(own, **dir).iter().all(|&dir| !used[dir as usize] && !claimed[dir as usize])
+        };
         let named = alike.iter().filter(|dir| own.dirs[**dir as usize].name == *name).find(free);
         match named.or_else(|| alike.iter().find(free)).copied() {
             Some(twin) => {
@@ -72,6 +78,7 @@ pub fn resolve(own: &View, want: &mut Want, salvage: Option<&View>) -> Result<()
     }
     let mut own_files: Option<ByContent> = None;
     let salvaged = salvage.map(ByContent::of).transpose()?;
+    let (mut own_dir, mut salvage_dir) = (LastDir::default(), LastDir::default());
     let removed: HashSet<(u32, u32)> = want.removed.iter().copied().collect();
     let mut claimed_files: HashSet<(u32, u32)> = HashSet::new();
     want.pending.sort_unstable();
@@ -79,6 +86,7 @@ pub fn resolve(own: &View, want: &mut Want, salvage: Option<&View>) -> Result<()
     for &dir in &want.pending.clone() {
         let mut items = want.view.items(dir).map_err(|cause| index_error(&cause))?;
         let mut changed = false;
+        let is_reached = reached(own, want, obstacles, dir);
         for item in items.iter_mut().filter(|item| item.state == State::Fetch) {
             let EntryKind::File { size, content } = item.entry.kind else { continue };
             if size == 0 || !content.is_known() {
@@ -90,11 +98,15 @@ pub fn resolve(own: &View, want: &mut Want, salvage: Option<&View>) -> Result<()
             let mut found = None;
             for (from, at) in own_files.iter().flat_map(|files| files.candidates(content)) {
                 let leaves = !used[from as usize] || removed.contains(&(from, at));
-                let free = leaves && !claimed[from as usize] && !claimed_files.contains(&(from, at));
+                let free = leaves
+                    && is_reached
+                    && obstacles.renames_reach(from)
+                    && !claimed[from as usize]
+                    && !claimed_files.contains(&(from, at));
                 if found.is_some() && !free {
                     continue;
                 }
-                if is_content(own, from, at, content)? {
+                if is_content(&mut own_dir, own, from, at, content)? {
                     found = Some((if free { State::Moved } else { State::Local }, Source::Own { dir: from, at }));
                     if free {
                         claimed_files.insert((from, at));
@@ -106,7 +118,7 @@ pub fn resolve(own: &View, want: &mut Want, salvage: Option<&View>) -> Result<()
                 && let (Some(files), Some(view)) = (&salvaged, salvage)
             {
                 for (from, at) in files.candidates(content) {
-                    if is_content(view, from, at, content)? {
+                    if is_content(&mut salvage_dir, view, from, at, content)? {
                         found = Some((State::Local, Source::Salvage { dir: from, at }));
                         break;
                     }
@@ -116,7 +128,7 @@ pub fn resolve(own: &View, want: &mut Want, salvage: Option<&View>) -> Result<()
                 want.origins.push(Origin { from, src_entry: item.slot as u32 });
                 item.slot = want.origins.len() as u64 - 1;
                 if let (State::Moved, Source::Own { dir, at }) = (state, from) {
-                    let own_items = own.items(dir).map_err(|cause| index_error(&cause))?;
+                    let own_items = own_dir.items(own, dir).map_err(|cause| index_error(&cause))?;
                     item.print = own_items[at as usize].print;
                     item.list = own_items[at as usize].list;
                 }
@@ -133,8 +145,18 @@ pub fn resolve(own: &View, want: &mut Want, salvage: Option<&View>) -> Result<()
     Ok(())
 }
 
-fn is_content(view: &View, dir: u32, at: u32, content: Name) -> Result<bool> {
-    let items = view.items(dir).map_err(|cause| index_error(&cause))?;
+/// Whether what is moved can come to a wanted directory by a rename.
+fn reached(own: &View, want: &Want, obstacles: &Obstacles<'_>, wanted: u32) -> bool {
+    let mut at = wanted;
+    while at != 0 && want.dirs[at as usize].own == NONE {
+        at = want.view.dirs[at as usize].parent;
+    }
+    let there = want.dirs[at as usize].own;
+    there == NONE || there as usize >= own.dirs.len() || obstacles.renames_reach(there)
+}
+
+fn is_content(last: &mut LastDir, view: &View, dir: u32, at: u32, content: Name) -> Result<bool> {
+    let items = last.items(view, dir).map_err(|cause| index_error(&cause))?;
     Ok(items.get(at as usize).is_some_and(|item| item.entry.content() == Some(content)))
 }
 

@@ -4,12 +4,13 @@ use std::fs::File;
 use std::io::{Error, ErrorKind, Result};
 use std::os::unix::fs::FileExt;
 
-use crate::sys::copy::{copy_data, dig, next_data, reflink, write_sparse};
+use crate::model::Name;
+use crate::sys::copy::{dig, next_data, reflink, write_sparse};
 use crate::sys::dir::Dir;
 use crate::sys::meta;
 use crate::tree::chunk::MAX;
 use crate::tree::entry::{Entry, EntryKind};
-use crate::tree::node::content_name;
+use crate::tree::link::ChunkRef;
 use crate::tree::read::is_as_printed;
 use crate::tree::view::Item;
 
@@ -106,30 +107,51 @@ pub fn is_refusal(error: &Error) -> bool {
     )
 }
 
-/// Copies `from`, of which `item` says what it is, into the empty `to`, sharing blocks where it can be. False if it is no
-/// longer what the item says.
-pub fn copy_unchanged(from: &File, to: &File, item: &Item) -> Result<bool> {
+/// The longest chunk of zeros, which is what a long hole is made of.
+pub static ZEROS: [u8; MAX] = [0; MAX];
+
+/// Whether a chunk is known to be all zeros: it need not be read, or sent.
+pub fn is_zeros(chunk: &ChunkRef) -> bool {
+    static NAME: std::sync::LazyLock<Name> = std::sync::LazyLock::new(|| Name::of(&ZEROS));
+    chunk.len as usize == MAX && chunk.name == *NAME
+}
+
+/// Reads one chunk. False if the file has other bytes there, or ends before.
+pub fn read_chunk(from: &File, at: u64, chunk: &ChunkRef, buffer: &mut Vec<u8>) -> Result<bool> {
+    buffer.resize(chunk.len as usize, 0);
+    match from.read_exact_at(buffer, at) {
+        Ok(()) => Ok(Name::of(buffer) == chunk.name),
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Copies `from`, of which `item` says what it is, into the empty `to`: by sharing its blocks where the file system can,
+/// else chunk by chunk, each verified against its name in `list`. False if it is no longer what the item says.
+pub fn copy_unchanged(from: &File, to: &File, item: &Item, list: &[ChunkRef]) -> Result<bool> {
     let before = meta::stat_file(from)?;
     if !is_as_printed(&before, item) {
         return Ok(false);
     }
     let size = item.entry.size();
-    if size <= MAX as u64 {
-        let mut data = vec![0; size as usize];
-        if from.read_exact_at(&mut data, 0).is_err() {
-            return Ok(false);
-        }
-        let chunks = crate::tree::chunk::all_chunks(&data);
-        if Some(content_name(&chunks)) != item.entry.content() {
-            return Ok(false);
-        }
-        write(to, &data, 0, meta::has_holes(&before))?;
-        to.set_len(size)?;
-        return Ok(true);
+    let whole = [ChunkRef { name: item.entry.content().unwrap_or(Name::UNKNOWN), len: size as u32 }];
+    let list = if size <= MAX as u64 { &whole } else { list };
+    if list.iter().map(|chunk| u64::from(chunk.len)).sum::<u64>() != size {
+        return Ok(false);
     }
-    if !reflink(from, to)? {
+    if size <= MAX as u64 || !reflink(from, to)? {
+        let (mut at, mut buffer, sparse) = (0, Vec::new(), meta::has_holes(&before));
+        for chunk in list.iter().filter(|chunk| chunk.len > 0) {
+            if is_zeros(chunk) {
+                write(to, &ZEROS, at, sparse)?;
+            } else if read_chunk(from, at, chunk, &mut buffer)? {
+                write(to, &buffer, at, sparse)?;
+            } else {
+                return Ok(false);
+            }
+            at += u64::from(chunk.len);
+        }
         to.set_len(size)?;
-        copy_data(from, 0, to, 0, size)?;
     }
     Ok(is_as_printed(&meta::stat_file(from)?, item))
 }

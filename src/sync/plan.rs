@@ -4,10 +4,10 @@ use std::collections::HashSet;
 
 use super::moves::subtree;
 use super::source::index_error;
-use super::want::{How, NONE, Source, Want};
+use super::want::{How, NONE, Source, Want, children};
 use crate::model::Result;
 use crate::model::sync::{Class, Plan};
-use crate::tree::view::{Item, State, View, join};
+use crate::tree::view::{Item, LastDir, State, View, join};
 
 /// Paths shown of each kind.
 const FIRST: usize = 10;
@@ -27,6 +27,7 @@ pub struct Tally {
 pub fn plan(own: &View, want: &Want) -> Result<(Plan, Tally)> {
     let mut plan = Plan::default();
     let mut tally = Tally::default();
+    let mut from_dir = LastDir::default();
     let items_of = |view: &View, dir: u32| view.items(dir).map_err(|cause| index_error(&cause));
     if want.dirs[0].own == 0 && want.view.root.entry.meta != own.root.entry.meta {
         plan.touched.add(Vec::new(), 0);
@@ -68,7 +69,7 @@ pub fn plan(own: &View, want: &Want) -> Result<(Plan, Tally)> {
                 State::Moved => {
                     tally.moved += 1;
                     let Source::Own { dir, at } = want.origins[item.slot as usize].from else { continue };
-                    let from = items_of(own, dir)?;
+                    let from = from_dir.items(own, dir).map_err(|cause| index_error(&cause))?;
                     let old = own.path_of(dir, &from[at as usize].entry.name);
                     plan.moved.add(moved(&old, &path), size);
                 }
@@ -85,10 +86,15 @@ pub fn plan(own: &View, want: &Want) -> Result<(Plan, Tally)> {
         plan.moved.add(moved(&own.path(twin), &want.view.path(wanted)), 0);
         plan.moved.count += files.saturating_sub(1);
     }
-    let moved_out: HashSet<u32> = want.moved_dirs.iter().flat_map(|&(_, twin)| subtree(own, twin)).collect();
-    let claimed = want.moved_files().collect();
+    let gone = Moved {
+        dirs: want.moved_dirs.iter().flat_map(|&(_, twin)| subtree(own, twin)).collect(),
+        files: want.moved_files().collect(),
+    };
     for &(dir, at) in &want.removed {
-        count_removed(own, dir, at, &moved_out, &claimed, &mut plan, &mut tally)?;
+        let items = from_dir.items(own, dir).map_err(|cause| index_error(&cause))?;
+        if let Some(item) = items.get(at as usize) {
+            count_removed(own, want, dir, item, &gone, &mut plan, &mut tally)?;
+        }
     }
     plan.bytes_to_move = tally.bytes_to_move;
     Ok((plan, tally))
@@ -98,52 +104,61 @@ fn moved(old: &[u8], new: &[u8]) -> Vec<u8> {
     [old, b"\0", new].concat()
 }
 
+/// Own entries that move, so they are not removed.
+struct Moved {
+    dirs: HashSet<u32>,
+    files: HashSet<(u32, u32)>,
+}
+
 fn count_removed(
     own: &View,
+    want: &Want,
     dir: u32,
-    at: u32,
-    moved_out: &HashSet<u32>,
-    claimed: &HashSet<(u32, u32)>,
+    item: &Item,
+    moved: &Moved,
     plan: &mut Plan,
     tally: &mut Tally,
 ) -> Result<()> {
-    let items: Vec<Item> = own.items(dir).map_err(|cause| index_error(&cause))?;
-    let Some(item) = items.get(at as usize) else { return Ok(()) };
     let path = own.path_of(dir, &item.entry.name);
     if !item.entry.is_dir() {
         tally.removed += 1;
         plan.removed.add(path, item.entry.size());
         return Ok(());
     }
-    let child = child_at(own, dir, &items, at);
-    if moved_out.contains(&child) {
+    let Some(child) = own.child(dir, &item.entry.name) else { return Ok(()) };
+    if moved.dirs.contains(&child) {
         return Ok(());
     }
     let mut first = true;
-    for below in subtree(own, child) {
-        if moved_out.contains(&below) {
+    let mut queue = vec![child];
+    while let Some(below) = queue.pop() {
+        if moved.dirs.contains(&below) || want.stays.contains(&below) {
             continue;
         }
-        if std::mem::take(&mut first) {
-            plan.removed.add(path.clone(), 0);
-        } else {
-            plan.removed.count += 1;
+        queue.extend(children(own, below));
+        // A folder stays that holds something that stays.
+        if !own.dirs[below as usize].protected {
+            if std::mem::take(&mut first) {
+                plan.removed.add(own.path(below), 0);
+            } else {
+                plan.removed.count += 1;
+            }
         }
         for (at, item) in own.items(below).map_err(|cause| index_error(&cause))?.iter().enumerate() {
-            if !item.entry.is_dir() && !claimed.contains(&(below, at as u32)) {
-                tally.removed += 1;
+            let place = (below, at as u32);
+            if item.entry.is_dir() || moved.files.contains(&place) || want.files_stay.contains(&place) {
+                continue;
+            }
+            tally.removed += 1;
+            if std::mem::take(&mut first) {
+                plan.removed.add(own.path_of(below, &item.entry.name), item.entry.size());
+            } else {
                 plan.removed.count += 1;
                 plan.removed.bytes += item.entry.size();
             }
         }
     }
     Ok(())
-}
-
-/// The number of the directory that is entry `at` of `dir`.
-pub fn child_at(view: &View, dir: u32, items: &[Item], at: u32) -> u32 {
-    let before = items[..at as usize].iter().filter(|item| item.entry.is_dir()).count() as u32;
-    view.dirs[dir as usize].first_child + before
 }
 
 impl Class {

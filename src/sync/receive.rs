@@ -107,7 +107,7 @@ pub fn stage(site: &Site<'_>, want: &mut Want, talk: &mut Talk<'_>) -> Result<St
 /// What all threads share.
 pub(super) struct Shared<'a> {
     pub site: &'a Site<'a>,
-    pub leftovers: Leftovers,
+    pub leftovers: Leftovers<'a>,
     pub records: Arc<Records>,
     ask: UnboundedSender<Ask>,
     /// Answers the source still owes.

@@ -1,16 +1,10 @@
-//! The redo log: every change a commit makes to the tree, written down and durable before the first is made. Each can be
-//! made again without harm, so a commit that was interrupted is finished by starting over (docs/formats.md, Redo log).
+//! The redo log: every change a commit makes to the tree, written down and durable before the first is made
+//! (docs/formats.md, Redo log). [`replay`](super::replay) makes the changes.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Error, ErrorKind, Read, Result, Seek, SeekFrom, Write};
 
-use super::pages::Pages;
-use super::place;
-use super::stage::Stage;
-use crate::model::sync::LeftOut;
-use crate::sys::dir::{Dir, is_dir, split_last};
 use crate::tree::entry::{Entry, put, put_bytes, take, take_bytes};
-use crate::tree::read::kind_of;
 
 /// One change. Paths in the tree are relative to the root, paths in the stage to the stage.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,9 +21,14 @@ pub enum Op {
     Link { first: Vec<u8>, path: Vec<u8> },
     /// `path` (empty: the root) gets the metadata of this entry.
     Dress { path: Vec<u8>, entry: Box<Entry> },
+    /// The folder at `path`, if it still is inode `ino`, leaves the tree for good: to `to` in the stage, or, where folders
+    /// cannot be renamed, by being emptied and removed where it is.
+    Discard { path: Vec<u8>, ino: u64, to: Vec<u8> },
 }
 
-const MAGIC: &[u8; 16] = b"mcloud redo 1\n\0\0";
+const MAGIC: &[u8; 16] = b"mcloud redo 2\n\0\0";
+/// The format before, which lacks `Discard`.
+const MAGIC_1: &[u8; 16] = b"mcloud redo 1\n\0\0";
 const OP_MAX: usize = 64 << 20;
 
 impl Op {
@@ -67,6 +66,12 @@ impl Op {
                 put_bytes(out, path);
                 entry.encode(out);
             }
+            Op::Discard { path, ino, to } => {
+                out.push(7);
+                put_bytes(out, path);
+                put(out, *ino);
+                put_bytes(out, to);
+            }
         }
     }
 
@@ -82,6 +87,7 @@ impl Op {
             4 => Op::Patch { from: path(bytes)?, path: path(bytes)?, ino: take(bytes)? },
             5 => Op::Link { first: path(bytes)?, path: path(bytes)? },
             6 => Op::Dress { path: path(bytes)?, entry: Box::new(Entry::decode(bytes)?) },
+            7 => Op::Discard { path: path(bytes)?, ino: take(bytes)?, to: path(bytes)? },
             _ => return None,
         };
         bytes.is_empty().then_some(op)
@@ -144,13 +150,13 @@ impl Reader {
         reader.rewind()?;
         let mut magic = [0; 16];
         reader.read_exact(&mut magic)?;
-        if &magic != MAGIC {
+        if &magic != MAGIC && &magic != MAGIC_1 {
             return Err(torn());
         }
         Ok(Reader(reader))
     }
 
-    fn next(&mut self) -> Result<Option<Op>> {
+    pub fn next_op(&mut self) -> Result<Option<Op>> {
         let mut len = [0; 4];
         self.0.read_exact(&mut len)?;
         let len = u32::from_le_bytes(len) as usize;
@@ -170,206 +176,19 @@ fn torn() -> Error {
     Error::new(ErrorKind::InvalidData, "the redo log is damaged")
 }
 
-/// What became of a log.
-#[derive(Default)]
-pub struct Done {
-    /// What could not be done because somebody else changed the tree meanwhile.
-    pub failed: Vec<LeftOut>,
-    /// Metadata that the file system, or this user, cannot give.
-    pub refused: Vec<LeftOut>,
-}
-
-/// Makes every change of the log, or makes sure that it has been made.
-pub fn replay(log: File, stage: &Stage) -> Result<Done> {
-    let mut reader = Reader::open(log)?;
-    let mut hand = Hand { stage, root: stage.root()?, last: None, refused: Vec::new() };
-    let mut failed = Vec::new();
-    while let Some(op) = reader.next()? {
-        fail::fail_point!("commit.op", |_| Err(Error::other("fault injected in the middle of the commit")));
-        if let Err(error) = hand.make(&op) {
-            match error.kind() {
-                ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem => return Err(error),
-                _ if error.raw_os_error() == Some(5) => return Err(error),
-                _ => failed.push(LeftOut {
-                    path: op.path().to_vec(),
-                    reason: format!("it could not be put in place: {error}"),
-                }),
-            }
-        }
-    }
-    fail::fail_point!("commit.sync", |_| Err(Error::other("fault injected before the last sync")));
-    if let Some(root) = &hand.root {
-        root.sync_fs()?;
-    }
-    stage.beside().sync()?;
-    Ok(Done { failed, refused: hand.refused })
-}
-
 impl Op {
-    fn path(&self) -> &[u8] {
+    /// The path in the tree that is changed.
+    pub fn path(&self) -> &[u8] {
         match self {
             Op::Detach { path, .. }
             | Op::Unlink { path, .. }
             | Op::Attach { path, .. }
             | Op::Patch { path, .. }
             | Op::Link { path, .. }
-            | Op::Dress { path, .. } => path,
+            | Op::Dress { path, .. }
+            | Op::Discard { path, .. } => path,
         }
     }
-}
-
-/// What makes the changes, with the directory it was in last.
-struct Hand<'a> {
-    stage: &'a Stage,
-    root: Option<Dir>,
-    last: Option<(Vec<u8>, Dir)>,
-    refused: Vec<LeftOut>,
-}
-
-impl Hand<'_> {
-    fn make(&mut self, op: &Op) -> Result<()> {
-        match op {
-            Op::Detach { path, ino, to } => self.detach(path, *ino, to),
-            Op::Unlink { path, ino } => {
-                let Some((folder, name)) = self.folder_if_there(path)? else { return Ok(()) };
-                match folder.stat_if_there(name)? {
-                    Some(stat) if stat.st_ino == *ino => writable(folder, |folder| folder.remove_file(name)),
-                    _ => Ok(()),
-                }
-            }
-            Op::Attach { from, path } => self.attach(from, path),
-            Op::Patch { from, path, ino } => {
-                let (shelf, staged) = split_last(from);
-                let staged = match self.stage.dir.open_beneath(shelf).and_then(|shelf| shelf.read(staged)) {
-                    Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-                    other => other?,
-                };
-                let (folder, name) = self.folder(path)?;
-                let file = folder.write(name)?;
-                if crate::sys::meta::stat_file(&file)?.st_ino != *ino {
-                    return Err(Error::other("it was replaced while it was copied"));
-                }
-                Pages::apply(&staged, &file)
-            }
-            Op::Link { first, path } => self.link(first, path),
-            Op::Dress { path, entry } => {
-                let refusals = if path.is_empty() {
-                    place::dress(self.root()?.open_beneath(b"")?, entry, false)?
-                } else {
-                    let (folder, name) = self.folder(path)?;
-                    let there = kind_of(&folder.stat(name)?);
-                    if !there.is_some_and(|kind| kind.is_like(&entry.kind)) {
-                        return Err(Error::other("something else stands there"));
-                    }
-                    place::dress_at(folder, name, entry)?
-                };
-                self.refused.extend(refusals.into_iter().map(|reason| LeftOut { path: path.clone(), reason }));
-                Ok(())
-            }
-        }
-    }
-
-    fn detach(&mut self, path: &[u8], ino: u64, to: &[u8]) -> Result<()> {
-        let (shelf, place) = split_last(to);
-        let shelf = self.stage.dir.open_beneath(shelf)?;
-        let Some((folder, name)) = self.folder_if_there(path)? else { return Ok(()) };
-        match folder.stat_if_there(name)? {
-            Some(stat) if stat.st_ino == ino => {
-                if is_dir(&stat) {
-                    free_to_move(folder, name, &stat)?;
-                }
-                writable(folder, |folder| folder.rename(name, &shelf, place))?;
-            }
-            _ => return Ok(()),
-        }
-        self.last = None;
-        Ok(())
-    }
-
-    fn attach(&mut self, from: &[u8], path: &[u8]) -> Result<()> {
-        let (shelf, staged) = split_last(from);
-        let shelf = self.stage.dir.open_beneath(shelf)?;
-        let Some(stat) = shelf.stat_if_there(staged)? else { return Ok(()) };
-        if is_dir(&stat) {
-            free_to_move(&shelf, staged, &stat)?;
-        }
-        if path.is_empty() {
-            let name = self.stage.root_name.clone().ok_or_else(|| Error::other("the target has no name of its own"))?;
-            shelf.rename_new(staged, self.stage.beside(), &name)?;
-            self.root = self.stage.root()?;
-            return Ok(());
-        }
-        // A folder never gives way: what the plan knew of has been taken out before, and what is there now holds what is
-        // protected, or came since. Nor does a file that came since to a folder.
-        let (folder, name) = self.folder(path)?;
-        writable(folder, |folder| shelf.rename(staged, folder, name))?;
-        if is_dir(&stat) {
-            self.last = None;
-        }
-        Ok(())
-    }
-
-    fn link(&mut self, first: &[u8], path: &[u8]) -> Result<()> {
-        let (from, from_name) = split_last(first);
-        let from = self.root()?.open_beneath(from)?;
-        let stat = from.stat(from_name)?;
-        let stage = self.stage;
-        let (folder, name) = self.folder(path)?;
-        match folder.stat_if_there(name)? {
-            Some(there) if there.st_ino == stat.st_ino => return Ok(()),
-            Some(there) if is_dir(&there) => return Err(ErrorKind::IsADirectory.into()),
-            _ => {}
-        }
-        let draft = b"link.draft";
-        stage.dir.remove_all(draft)?;
-        from.link(from_name, &stage.dir, draft)?;
-        writable(folder, |folder| stage.dir.rename(draft, folder, name))
-    }
-
-    fn root(&self) -> Result<&Dir> {
-        self.root.as_ref().ok_or_else(|| ErrorKind::NotFound.into())
-    }
-
-    fn folder<'p>(&mut self, path: &'p [u8]) -> Result<(&Dir, &'p [u8])> {
-        let (above, name) = split_last(path);
-        if self.last.as_ref().is_none_or(|(last, _)| last != above) {
-            self.last = Some((above.to_vec(), self.root()?.open_beneath(above)?));
-        }
-        let (_, dir) = self.last.as_ref().ok_or(ErrorKind::NotFound)?;
-        Ok((dir, name))
-    }
-
-    fn folder_if_there<'p>(&mut self, path: &'p [u8]) -> Result<Option<(&Dir, &'p [u8])>> {
-        match self.folder(path) {
-            Ok(found) => Ok(Some(found)),
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-}
-
-/// Does something to a directory; one that its owner may not write is opened for it first. Its metadata is set later.
-fn writable(folder: &Dir, what: impl Fn(&Dir) -> Result<()>) -> Result<()> {
-    match what(folder) {
-        Err(error) if error.kind() == ErrorKind::PermissionDenied && !rustix::process::geteuid().is_root() => {
-            let mode = folder.stat_self()?.st_mode & 0o7777;
-            if mode & 0o700 == 0o700 {
-                return Err(error);
-            }
-            rustix::fs::fchmod(folder, rustix::fs::Mode::from_raw_mode(mode | 0o700))?;
-            what(folder)
-        }
-        other => other,
-    }
-}
-
-/// A directory that its owner may not write cannot be given another parent, except by root. It is dressed again later.
-fn free_to_move(folder: &Dir, name: &[u8], stat: &rustix::fs::Stat) -> Result<()> {
-    if stat.st_mode & 0o700 != 0o700 && !rustix::process::geteuid().is_root() {
-        let dir = folder.open_beneath(name)?;
-        rustix::fs::fchmod(&dir, rustix::fs::Mode::from_raw_mode(stat.st_mode & 0o7777 | 0o700))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -387,17 +206,18 @@ mod tests {
             Op::Patch { from: b"files/0/1".into(), path: b"db".into(), ino: 9 },
             Op::Link { first: b"a".into(), path: b"z".into() },
             Op::Dress { path: b"f".into(), entry: Box::new(entry) },
+            Op::Discard { path: b"d".into(), ino: 8, to: b"trash/2".into() },
         ];
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("log");
         let mut writer = Writer::new(File::create(&path).unwrap()).unwrap();
         ops.iter().for_each(|op| writer.push(op).unwrap());
-        assert_eq!(writer.finish().unwrap(), 6);
+        assert_eq!(writer.finish().unwrap(), 7);
         let mut reader = Reader::open(File::open(&path).unwrap()).unwrap();
         for op in &ops {
-            assert_eq!(reader.next().unwrap().as_ref(), Some(op));
+            assert_eq!(reader.next_op().unwrap().as_ref(), Some(op));
         }
-        assert_eq!(reader.next().unwrap(), None);
+        assert_eq!(reader.next_op().unwrap(), None);
         let whole = std::fs::read(&path).unwrap();
         for cut in [0, 10, whole.len() / 2, whole.len() - 1] {
             std::fs::write(&path, &whole[..cut]).unwrap();

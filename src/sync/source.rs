@@ -333,16 +333,23 @@ impl Source {
             (view.dirs[dir as usize].first_child, view.root_name().is_known())
         };
         let mut child = first_child;
-        let mut nodes = Vec::new();
+        // A part is told as soon as the next one begins: a long listing is not held as a whole.
+        let (mut part, mut size, mut told) = (Vec::new(), 0, Ok(()));
         let mut list = ListBuilder::new(ListKind::Entries, |name: Name, bytes: Vec<u8>| {
+            if size >= BATCH_BYTES && told.is_ok() {
+                let nodes = std::mem::take(&mut part);
+                told = tell(&self.tell, Tell::Listing { dir, first_child, nodes, more: true });
+                size = 0;
+            }
             let node = match have.contains(&name.short()) {
                 true => ListingNode::Have(name.short()),
                 false => ListingNode::Raw(bytes.into()),
             };
-            nodes.push(node);
+            size += if let ListingNode::Raw(bytes) = &node { bytes.len() as u64 } else { 16 };
+            part.push(node);
         });
-        for item in &items {
-            let mut entry = item.entry.clone();
+        for item in items {
+            let mut entry = item.entry;
             if entry.is_dir() {
                 if content_known {
                     entry.set_content(read_lock(&self.view).dirs[child as usize].content);
@@ -354,19 +361,8 @@ impl Source {
             list.push_entry(&entry);
         }
         list.finish();
-        let mut nodes = nodes.into_iter().peekable();
-        loop {
-            let (mut part, mut size) = (Vec::new(), 0);
-            while let Some(node) = nodes.next_if(|_| size < BATCH_BYTES) {
-                size += if let ListingNode::Raw(bytes) = &node { bytes.len() as u64 } else { 16 };
-                part.push(node);
-            }
-            let more = nodes.peek().is_some();
-            tell(&self.tell, Tell::Listing { dir, first_child, nodes: part, more })?;
-            if !more {
-                return Ok(());
-            }
-        }
+        told?;
+        tell(&self.tell, Tell::Listing { dir, first_child, nodes: part, more: false })
     }
 
     fn fetch(self: &Arc<Source>, dir: u32, entries: &[u32], jobs: &crossbeam_channel::Sender<Job>) -> Result<(), Stop> {

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::sys::dir::Dir;
+use crate::sys::dir::{Dir, Leftover};
 use crate::tree::filter::STAGE_PREFIX;
 
 /// New directories, each in a folder of this under its number.
@@ -17,11 +17,19 @@ const NEW: &[u8] = b"new";
 const FILES: &[u8] = b"files";
 /// What leaves the tree for good, and what only moves.
 const TRASH: &[u8] = b"trash";
+/// What left the tree in an earlier sync and could not be removed.
+const LEFT: &[u8] = b"left";
 /// What earlier tries staged and did not commit.
 const SALVAGE: &[u8] = b"salvage";
 /// The redo log: under this name it is complete.
 const LOG: &[u8] = b"log";
 const LOG_DRAFT: &[u8] = b"log.draft";
+/// A file that is made to see whether one can be made.
+const PROBE: &[u8] = b"probe";
+/// A further name of a file on its way to its place.
+pub const LINK_DRAFT: &[u8] = b"link.draft";
+/// All that a stage ever holds.
+const PARTS: [&[u8]; 9] = [NEW, FILES, TRASH, LEFT, SALVAGE, LOG, LOG_DRAFT, PROBE, LINK_DRAFT];
 
 pub struct Stage {
     pub dir: Dir,
@@ -60,6 +68,11 @@ impl Stage {
         match parent.stat_if_there(&name)? {
             Some(now) if now.st_ino == stat.st_ino => {}
             _ => return Stage::open(root),
+        }
+        if let Some(other) = dir.names()?.iter().find(|entry| !PARTS.contains(&&*entry.name)) {
+            let (name, other) = (String::from_utf8_lossy(&name), String::from_utf8_lossy(&other.name));
+            let text = format!("{name} holds {other}, so it is no staging folder: rename it");
+            return Err(std::io::Error::new(ErrorKind::AlreadyExists, text));
         }
         dir.inherit_nothing()?;
         let next_slot = AtomicU64::new(1);
@@ -100,6 +113,19 @@ impl Stage {
         &self.parent
     }
 
+    /// Removes what left the tree in earlier syncs. What still cannot be removed waits aside; it is told.
+    pub fn clear_trash(&self) -> Result<Vec<Leftover>> {
+        if !self.dir.remove_tree(TRASH)?.is_empty() {
+            let left = self.dir.ensure_dir(LEFT, 0o700)?;
+            // Numbers that are free now may lie between others.
+            let taken = left.names()?;
+            let name = (0..).map(|number: u64| number.to_string().into_bytes());
+            let free = name.into_iter().find(|name| !taken.iter().any(|entry| *entry.name == **name));
+            self.dir.rename(TRASH, &left, &free.unwrap_or_default())?;
+        }
+        self.dir.remove_tree(LEFT)
+    }
+
     /// Puts what an earlier try staged aside as salvage; true if there is any.
     pub fn keep_salvage(&self) -> Result<bool> {
         let salvage = self.dir.ensure_dir(SALVAGE, 0o700)?;
@@ -113,7 +139,6 @@ impl Stage {
             }
         }
         self.dir.remove_all(LOG_DRAFT)?;
-        self.dir.remove_all(TRASH)?;
         self.dir.ensure_dir(NEW, 0o700)?;
         self.dir.ensure_dir(FILES, 0o700)?;
         self.dir.ensure_dir(TRASH, 0o700)?;
@@ -188,10 +213,22 @@ impl Stage {
         Ok(())
     }
 
-    /// Forgets all that is staged, and the stage itself.
-    pub fn remove(self) -> Result<()> {
+    /// Forgets all that is staged, and the stage itself. What cannot be removed stays there, and is told.
+    pub fn remove(self) -> Result<Vec<Leftover>> {
         self.dir.remove_all(LOG)?;
-        self.parent.remove_all(&self.name)
+        self.parent.remove_tree(&self.name)
+    }
+
+    /// Whether something can be written here, to disk.
+    pub fn can_be_written(&self) -> bool {
+        let probe = || {
+            self.dir.remove_all(PROBE)?;
+            let file = self.dir.create(PROBE, 0o600)?;
+            std::os::unix::fs::FileExt::write_all_at(&file, b"probe", 0)?;
+            file.sync_all()?;
+            self.dir.remove_file(PROBE)
+        };
+        probe().is_ok()
     }
 }
 

@@ -1,22 +1,24 @@
 //! A live directory as a target: from the first question to the last rename.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::commit;
 use super::compare::compare;
 use super::halt::{Weights, halts};
+use super::obstacles::{Obstacles, hold_back};
 use super::plan::{Tally, plan};
-use super::receive::{Site, Staged};
+use super::receive::Site;
+use super::replay::{self, Replayed};
+use super::settle::Arrived;
 use super::source::{full_scan, index_error, save};
 use super::stage::Stage;
 use super::talk::{Aside, Talk, nonsense};
-use super::want::{How, Want};
-use super::{Cancel, LiveDir, Observer, cancelled, moves, redo};
+use super::want::How;
+use super::{Cancel, LiveDir, Observer, cancelled, moves, settle};
 use crate::model::sync::{Event, LeftOut, Plan, Report, SyncOptions};
 use crate::model::{Error, Kind, Result};
 use crate::sys::dir::{Dir, clear_umask};
@@ -27,7 +29,7 @@ use crate::tree::link::{Ask, LocalFiles, Open, TargetEnd, Tell};
 use crate::tree::node::root_name;
 use crate::tree::records::{Found, Records, Rows};
 use crate::tree::scan::{Counters, Findings, Scan};
-use crate::tree::view::{DirNode, Item, Print, View, encode_items};
+use crate::tree::view::{DirNode, Item, Links, Print, View, encode_items};
 
 /// Makes `dir` equal to the source at the other end of `link`.
 ///
@@ -72,7 +74,7 @@ pub fn run_beside(
                 // A full disk is given back what was staged; else it is kept for the next try. Once the log is in force
                 // the stage is what finishes the commit.
                 let may_go = error.kind == Kind::NoSpace && matches!(stage.log(), Ok(None));
-                let cleared = if may_go { stage.remove() } else { stage.tidy() };
+                let cleared = if may_go { stage.remove().map(|_| ()) } else { stage.tidy() };
                 if let Err(cause) = cleared {
                     tracing::warn!("the staging folder of {} could not be removed: {cause}", dir.label);
                 }
@@ -82,7 +84,7 @@ pub fn run_beside(
     };
     if let Some(stage) = stage {
         let inside = stage.root_name.is_none();
-        stage.remove().map_err(|cause| Error::io("the staging folder could not be removed", cause))?;
+        report.0.left_out += settle::clear_up(stage, dir, observer);
         if inside && let Some(time) = report.1 {
             restore_time(&dir.root, time);
         }
@@ -111,10 +113,15 @@ pub fn recover(dir: &LiveDir) -> Result<bool> {
     clear_umask();
     let stage = Stage::open(&dir.root).map_err(|cause| stage_error(dir, cause))?;
     let Some(stage) = stage else { return Ok(false) };
-    finish_commit(&stage, dir)
+    let finished = finish_commit(&stage, dir)?;
+    for failed in finished.iter().flat_map(|replayed| &replayed.failed) {
+        let path = String::from_utf8_lossy(&failed.left_out.path);
+        tracing::warn!("the interrupted commit of {}: {path}: {}", dir.label, failed.left_out.reason);
+    }
+    Ok(finished.is_some())
 }
 
-fn finish_commit(stage: &Stage, dir: &LiveDir) -> Result<bool> {
+fn finish_commit(stage: &Stage, dir: &LiveDir) -> Result<Option<Replayed>> {
     let failed = |cause: std::io::Error| {
         let is_torn = cause.kind() == std::io::ErrorKind::InvalidData;
         let error = Error::io(format!("the interrupted commit of {} cannot be finished", dir.label), cause);
@@ -124,10 +131,10 @@ fn finish_commit(stage: &Stage, dir: &LiveDir) -> Result<bool> {
             false => error.hint(format!("mend what is in the way and run it again; it is written down in {place}")),
         }
     };
-    let Some(log) = stage.log().map_err(failed)? else { return Ok(false) };
-    redo::replay(log, stage).map_err(failed)?;
+    let Some(log) = stage.log().map_err(failed)? else { return Ok(None) };
+    let replayed = replay::replay(log, stage, true).map_err(failed)?;
     stage.end_log().map_err(failed)?;
-    Ok(true)
+    Ok(Some(replayed))
 }
 
 fn open_stage(dir: &LiveDir, observer: &dyn Observer, cancel: &Cancel) -> Result<Stage> {
@@ -135,8 +142,19 @@ fn open_stage(dir: &LiveDir, observer: &dyn Observer, cancel: &Cancel) -> Result
     loop {
         match Stage::open(&dir.root).map_err(|cause| stage_error(dir, cause))? {
             Some(stage) => {
-                if finish_commit(&stage, dir)? {
-                    observer.event(Event::Note(format!("an interrupted sync of {} was finished first", dir.label)));
+                if let Some(replayed) = finish_commit(&stage, dir)? {
+                    let note = format!("an interrupted sync of {} was finished first", dir.label);
+                    observer.event(Event::Note(note));
+                    // What it could not do is in the plan again.
+                    if let Some(first) = replayed.failed.first() {
+                        let path = String::from_utf8_lossy(&first.left_out.path);
+                        let count = replayed.failed.len();
+                        let note = format!(
+                            "{count} of its changes were not made, the first: {path}: {}",
+                            first.left_out.reason
+                        );
+                        observer.event(Event::Note(note));
+                    }
                 }
                 return Ok(stage);
             }
@@ -172,18 +190,18 @@ struct HeardAside {
     unreadable: HashSet<Vec<u8>>,
 }
 
-struct Run<'a> {
-    dir: &'a LiveDir,
+pub(super) struct Run<'a> {
+    pub dir: &'a LiveDir,
     options: &'a SyncOptions,
-    observer: &'a dyn Observer,
-    cancel: &'a Cancel,
+    pub observer: &'a dyn Observer,
+    pub cancel: &'a Cancel,
     stage: Option<&'a Stage>,
     heard: &'a mut HeardAside,
     before: Option<std::fs::Metadata>,
     shares: bool,
 }
 
-type Times = crate::sys::clock::Time;
+pub(super) type Times = crate::sys::clock::Time;
 
 impl Run<'_> {
     /// Everything but the clearing up. Returns the report, and the root's time if it has to be set once more.
@@ -205,6 +223,19 @@ impl Run<'_> {
             None => open_if_there(&self.dir.root),
         };
         let root = root.map_err(|cause| Error::io(format!("the target {} cannot be opened", self.dir.label), cause))?;
+        if let Some(stage) = stage {
+            let left = stage.clear_trash().map_err(|cause| stage_error(self.dir, cause))?;
+            if let Some(first) = left.first() {
+                let place = stage.shown_place();
+                let note = format!(
+                    "{} entries that earlier syncs took out of {} still cannot be removed ({}); they wait in {place}",
+                    left.len(),
+                    self.dir.label,
+                    first.why()
+                );
+                observer.event(Event::Note(note));
+            }
+        }
         let salvaged = match stage {
             Some(stage) => stage.keep_salvage().map_err(|cause| stage_error(self.dir, cause))?,
             None => false,
@@ -246,6 +277,8 @@ impl Run<'_> {
             report.left_out = self.tell_left_out(heard.into_inner().left_out);
             return Ok((report, Some(own_time)));
         }
+        let obstacles = Obstacles::find(root.as_ref(), &self.dir.root, &mut own)
+            .map_err(|cause| Error::io(format!("what is mounted in {} cannot be told", self.dir.label), cause))?;
         let unreadable = heard.borrow().unreadable.clone();
         let salvage_dir = match (stage, salvaged) {
             (Some(stage), true) => Some(stage.salvage().map_err(|cause| stage_error(self.dir, cause))?),
@@ -254,13 +287,16 @@ impl Run<'_> {
         let salvage = salvage_dir.as_ref().map(|dir| self.scan_salvage(dir)).transpose()?;
         let is_new = root.is_none();
         tracing::debug!("comparing");
-        let mut want = compare(&own, &top, &mut talk, self.options.no_remove, &filter, &unreadable)?;
-        heard.borrow_mut().left_out.append(&mut want.left_out);
+        let mut want = compare(&own, &top, &mut talk, self.options.no_remove, &filter, &unreadable, &obstacles)?;
         if is_new {
             want.dirs[0].how = How::New;
             want.pending.push(0);
         }
-        moves::resolve(&own, &mut want, salvage.as_ref())?;
+        want.left_alone |= !want.left_out.is_empty();
+        moves::resolve(&own, &mut want, salvage.as_ref(), &obstacles)?;
+        let held_back = hold_back(&obstacles, &mut own, &mut want)?;
+        want.left_out.extend(held_back);
+        heard.borrow_mut().left_out.append(&mut want.left_out);
         tracing::debug!("planning");
         let (mut plan, tally) = plan(&own, &want)?;
         (plan.entries_total, plan.bytes_total) = (entries_total, bytes_total);
@@ -306,8 +342,8 @@ impl Run<'_> {
         };
         (report.entries_total, report.bytes_total) = (entries, bytes);
         report.root_source = Some(source_root);
-        let time =
-            self.put_in_place(&site, &mut want, source_root, staged, &rows, heard.into_inner().left_out, &mut report)?;
+        let arrived = Arrived { source_root, staged, left_out: heard.into_inner().left_out };
+        let time = self.put_in_place(&site, &mut want, arrived, &rows, &mut report)?;
         Ok((report, Some(time)))
     }
 
@@ -399,92 +435,12 @@ impl Run<'_> {
         }
     }
 
-    fn tell_left_out(&self, mut all: Vec<LeftOut>) -> u64 {
+    pub(super) fn tell_left_out(&self, mut all: Vec<LeftOut>) -> u64 {
         all.sort_by(|a, b| (&a.path, &a.reason).cmp(&(&b.path, &b.reason)));
         all.dedup();
         let count = all.len() as u64;
         all.into_iter().for_each(|left_out| self.observer.event(Event::LeftOut(left_out)));
         count
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the last act, to which all that was learned comes")]
-    fn put_in_place(
-        &self,
-        site: &Site<'_>,
-        want: &mut Want,
-        source_root: crate::model::Name,
-        staged: Staged,
-        rows: &Rows,
-        mut left_out: Vec<LeftOut>,
-        report: &mut Report,
-    ) -> Result<Times> {
-        let failed = |cause| Error::io(format!("the target {} could not be changed", self.dir.label), cause);
-        left_out.extend(staged.left_out);
-        tracing::debug!("dressing new folders");
-        left_out.extend(commit::dress_new(site, want)?);
-        fail::fail_point!("commit.before_log", |_| Err(Error::failed("fault injected before the log")));
-        tracing::debug!("writing the log");
-        commit::write_log(site, want)?;
-        let wanted_root = want.view.seal().map_err(|cause| index_error(&cause))?;
-        let excused = want.keeps_extra || staged.incomplete || !left_out.is_empty();
-        if wanted_root != source_root && !excused {
-            return Err(Error::new(
-                Kind::Corrupt,
-                "what was received does not add up to what the source has; nothing was changed",
-            )
-            .hint("run the sync again; if it happens again, run it with --checksum"));
-        }
-        tracing::debug!("making it durable");
-        site.stage.dir.sync_fs().map_err(failed)?;
-        if self.cancel.load(Ordering::Relaxed) {
-            return Err(cancelled());
-        }
-        self.observer.before_commit()?;
-        // Whoever uses the target has stopped by now; what they did before counts.
-        let mut unsure = commit::changed_since(site, want)?;
-        self.observer.event(Event::Committing);
-        tracing::debug!("committing");
-        site.stage.enforce_log().map_err(failed)?;
-        fail::fail_point!("commit.log_written", |_| Err(Error::failed("fault injected after the log")));
-        let log = site.stage.log().map_err(failed)?.ok_or_else(|| Error::failed("the redo log has gone"))?;
-        let unfinished = |cause| {
-            failed(cause).hint("the change is written down; the next sync to it, or the daemon's start, finishes it")
-        };
-        let done = redo::replay(log, site.stage).map_err(unfinished)?;
-        site.stage.end_log().map_err(unfinished)?;
-        fail::fail_point!("commit.done", |_| Err(Error::failed("fault injected after the commit")));
-        let root = site.stage.root().map_err(failed)?.ok_or_else(|| Error::failed("the target has gone"))?;
-        let time = want.view.root.entry.meta.mtime;
-        if site.stage.root_name.is_none() && !want.view.dirs[0].implied {
-            restore_time(&self.dir.root, time);
-        }
-        tracing::debug!("looking again");
-        unsure.extend(done.failed);
-        let paths = |all: &[LeftOut]| all.iter().map(|left_out| left_out.path.clone()).collect::<HashSet<Vec<u8>>>();
-        let unsure_paths = paths(&unsure);
-        left_out.extend(unsure);
-        left_out.extend(done.refused);
-        let already = paths(&left_out);
-        let looked = commit::look_again(want, &root, &already, &unsure_paths).and_then(|seen| {
-            left_out.extend(seen);
-            want.view.seal().map_err(|cause| index_error(&cause))
-        });
-        report.root_target = Some(match looked {
-            Ok(name) => {
-                tracing::debug!("remembering");
-                save(&want.view, rows, site.filter);
-                name
-            }
-            // What is done is done: only the memory of it is lost, and the next sync reads it all again.
-            Err(error) => {
-                self.observer
-                    .event(Event::Note(format!("what was copied is in place, but not remembered: {}", error.chain())));
-                wanted_root
-            }
-        });
-        tracing::debug!("done");
-        report.left_out = self.tell_left_out(left_out);
-        Ok(time)
     }
 }
 
@@ -533,11 +489,11 @@ fn empty_view(records: &Arc<Records>, filter: &Filter) -> std::io::Result<View> 
         dirty: true,
         implied: !filter.is_whole_tree(),
     };
-    Ok(View { records: Arc::clone(records), root, dirs: vec![node], links: HashMap::new(), entries: 0, bytes: 0 })
+    Ok(View { records: Arc::clone(records), root, dirs: vec![node], links: Links::default(), entries: 0, bytes: 0 })
 }
 
 /// Sets a root's time once more, after the staging folder inside it is gone.
-fn restore_time(root: &Path, time: Times) {
+pub(super) fn restore_time(root: &Path, time: Times) {
     if let Ok(dir) = Dir::open(root)
         && let Err(cause) = meta::set_time(&dir, time)
     {

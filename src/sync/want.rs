@@ -31,6 +31,12 @@ pub struct Want {
     pub mirrors: Vec<(u32, u32)>,
     /// Something of the target's own stays although the source lacks it.
     pub keeps_extra: bool,
+    /// Own directories, and files by directory and position, that stay where they are although a folder above goes.
+    pub stays: HashSet<u32>,
+    pub files_stay: HashSet<(u32, u32)>,
+    /// Something in the target's tree is not as it is wanted, and is left alone: what the target is in the end has to be
+    /// seen.
+    pub left_alone: bool,
     /// What does not come because something that is to be kept stands in its place.
     pub left_out: Vec<LeftOut>,
 }

@@ -1,6 +1,10 @@
 //! Directories as descriptors. Whatever lies below a root is reached from here and nowhere else: by `openat2` that stays
 //! beneath it and follows no symbolic link, or by a single name in an open directory.
 
+mod remove;
+
+pub use remove::Leftover;
+
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{Error, ErrorKind, Result};
@@ -23,6 +27,18 @@ const PATH_STEP: usize = 4000;
 pub struct DirName {
     pub name: Box<[u8]>,
     pub is_dir: Option<bool>,
+}
+
+impl DirName {
+    /// `None` for the directory itself and the one above it.
+    fn of(entry: &rustix::fs::RawDirEntry<'_>) -> Option<DirName> {
+        let name = entry.file_name().to_bytes();
+        let is_dir = match entry.file_type() {
+            rustix::fs::FileType::Unknown => None,
+            kind => Some(kind.is_dir()),
+        };
+        (name != b"." && name != b"..").then(|| DirName { name: name.into(), is_dir })
+    }
 }
 
 impl Dir {
@@ -59,16 +75,7 @@ impl Dir {
         rustix::fs::seek(&self.0, rustix::fs::SeekFrom::Start(0))?;
         let mut entries = RawDir::new(&self.0, &mut buffer);
         while let Some(entry) = entries.next() {
-            let entry = entry?;
-            let name = entry.file_name().to_bytes();
-            if name == b"." || name == b".." {
-                continue;
-            }
-            let is_dir = match entry.file_type() {
-                rustix::fs::FileType::Unknown => None,
-                kind => Some(kind.is_dir()),
-            };
-            names.push(DirName { name: name.into(), is_dir });
+            names.extend(DirName::of(&entry?));
         }
         Ok(names)
     }
@@ -96,9 +103,33 @@ impl Dir {
     pub fn stat_if_there(&self, name: &[u8]) -> Result<Option<Stat>> {
         match self.stat(name) {
             Ok(stat) => Ok(Some(stat)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            // A server's word for the same: the directory itself has gone.
+            Err(error) if is_gone(&error) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether `name` (empty: this directory itself) bears a flag that forbids changing or removing it: immutable, or
+    /// append-only. False where the file system has no such flags.
+    pub fn is_immutable(&self, name: &[u8]) -> Result<bool> {
+        use rustix::fs::{StatxAttributes, StatxFlags};
+        let flags = match name {
+            b"" => AtFlags::EMPTY_PATH,
+            name => {
+                one_name(name)?;
+                AtFlags::SYMLINK_NOFOLLOW
+            }
+        };
+        let stat = rustix::fs::statx(&self.0, name, flags, StatxFlags::TYPE)?;
+        let fixed = StatxAttributes::IMMUTABLE | StatxAttributes::APPEND;
+        Ok((stat.stx_attributes & stat.stx_attributes_mask).intersects(fixed))
+    }
+
+    /// Whether the file system has such flags at all.
+    pub fn knows_flags(&self) -> bool {
+        use rustix::fs::{StatxAttributes, StatxFlags};
+        rustix::fs::statx(&self.0, "", AtFlags::EMPTY_PATH, StatxFlags::TYPE)
+            .is_ok_and(|stat| stat.stx_attributes_mask.contains(StatxAttributes::IMMUTABLE))
     }
 
     pub fn stat_self(&self) -> Result<Stat> {
@@ -111,12 +142,13 @@ impl Dir {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
         // Reading must not change access times where we may ask for that; only an owner may.
         let file = match rustix::fs::openat(&self.0, name, flags | OFlags::NOATIME, Mode::empty()) {
-            Err(Errno::PERM) => rustix::fs::openat(&self.0, name, flags, Mode::empty())?,
-            other => other?,
+            Err(Errno::PERM) => rustix::fs::openat(&self.0, name, flags, Mode::empty()),
+            other => other,
         };
+        let file = file.map_err(not_a_file)?;
         let stat = rustix::fs::fstat(&file)?;
         if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
-            return Err(Error::new(ErrorKind::NotFound, "is no longer a regular file"));
+            return Err(not_a_file(Errno::ISDIR));
         }
         Ok(File::from(file))
     }
@@ -125,9 +157,9 @@ impl Dir {
     pub fn write(&self, name: &[u8]) -> Result<File> {
         one_name(name)?;
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-        let file = rustix::fs::openat(&self.0, name, flags, Mode::empty())?;
+        let file = rustix::fs::openat(&self.0, name, flags, Mode::empty()).map_err(not_a_file)?;
         if !rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode).is_file() {
-            return Err(Error::new(ErrorKind::NotFound, "is no longer a regular file"));
+            return Err(not_a_file(Errno::ISDIR));
         }
         Ok(File::from(file))
     }
@@ -228,65 +260,6 @@ impl Dir {
         Ok(rustix::fs::unlinkat(&self.0, name, AtFlags::REMOVEDIR)?)
     }
 
-    /// Removes `name` and all below it; fine if it is not there. Follows nothing; paths may be of any depth.
-    pub fn remove_all(&self, name: &[u8]) -> Result<()> {
-        match self.remove_file(name) {
-            Ok(()) => return Ok(()),
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            Err(error) => {
-                if !matches!(self.stat_if_there(name)?, Some(stat) if is_dir(&stat)) {
-                    return Err(error);
-                }
-            }
-        }
-        // A stack of open directories would end at the descriptor limit, so the path is kept and walked again: cheap,
-        // since most of the work is at the leaves.
-        let mut path = name.to_vec();
-        loop {
-            let dir = self.open_for_removal(&path)?;
-            let mut deeper = None;
-            for entry in dir.names()? {
-                if entry.is_dir != Some(true) {
-                    match dir.remove_file(&entry.name) {
-                        Ok(()) => continue,
-                        Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                        Err(_) if matches!(dir.stat(&entry.name), Ok(stat) if is_dir(&stat)) => {}
-                        Err(error) => return Err(error),
-                    }
-                }
-                if dir.remove_empty_dir(&entry.name).is_err() {
-                    deeper = Some(entry.name);
-                    break;
-                }
-            }
-            match deeper {
-                Some(next) => {
-                    path.push(b'/');
-                    path.extend_from_slice(&next);
-                }
-                None => {
-                    let (parent, last) = split_last(&path);
-                    self.open_beneath(parent)?.remove_empty_dir(last)?;
-                    if path == name {
-                        return Ok(());
-                    }
-                    path.truncate(parent.len());
-                }
-            }
-        }
-    }
-
-    /// Opens a directory that is to be emptied; one without permission for its owner gets it.
-    fn open_for_removal(&self, path: &[u8]) -> Result<Dir> {
-        let (parent, last) = split_last(path);
-        let parent = self.open_beneath(parent)?;
-        let mode = parent.stat(last)?.st_mode;
-        if mode & 0o700 != 0o700 && !rustix::process::geteuid().is_root() {
-            rustix::fs::chmodat(&parent.0, last, Mode::from_raw_mode(mode & 0o7777 | 0o700), AtFlags::empty())?;
-        }
-        parent.open_beneath(last)
-    }
-
     /// Makes what was done to this directory itself durable.
     pub fn sync(&self) -> Result<()> {
         Ok(rustix::fs::fsync(&self.0)?)
@@ -376,6 +349,26 @@ fn open_retrying(from: BorrowedFd<'_>, path: &[u8], flags: OFlags, resolve: Reso
         }
     }
     Err(Errno::AGAIN.into())
+}
+
+/// The error for a file that could not be opened: a link, a socket, a device without a driver or a folder in its place is
+/// no file any more.
+fn not_a_file(error: Errno) -> Error {
+    match error {
+        Errno::LOOP | Errno::NXIO | Errno::ISDIR => Error::new(ErrorKind::NotFound, "is no longer a regular file"),
+        other => other.into(),
+    }
+}
+
+/// Whether an error says that what was known to be there is not there any more, or is another kind of thing by now.
+pub fn is_gone(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::StaleNetworkFileHandle)
+        || Errno::from_io_error(error) == Some(Errno::LOOP)
+}
+
+/// The same error once more.
+pub fn copy_of(error: &Error) -> Error {
+    error.raw_os_error().map_or_else(|| error.kind().into(), Error::from_raw_os_error)
 }
 
 /// A name that stands for an entry of a directory and nothing else.

@@ -63,6 +63,8 @@ const HEADER: u64 = 4096;
 /// Two header slots, written in turn, so that one of them is always whole.
 const SLOTS: [u64; 2] = [512, 1024];
 const CHECK: usize = 8;
+/// Records up to this size are copied, to be written with their checksum in one call; larger ones are not held twice.
+const COPIED: usize = 1 << 20;
 /// Chunks in one segment of a chunk list.
 const SEGMENT: usize = 4096;
 
@@ -156,12 +158,17 @@ impl Records {
 
     /// Appends a record.
     pub fn append(&self, payload: &[u8]) -> Result<Ptr> {
+        let len = u32::try_from(payload.len()).map_err(|_| Error::new(ErrorKind::InvalidInput, "record too large"))?;
+        let offset = self.end.fetch_add((payload.len() + CHECK) as u64, Ordering::Relaxed);
+        if payload.len() > COPIED {
+            self.file.write_all_at(payload, offset)?;
+            self.file.write_all_at(&check(payload), offset + payload.len() as u64)?;
+            return Ok(Ptr { offset, len });
+        }
         let mut bytes = Vec::with_capacity(payload.len() + CHECK);
         bytes.extend_from_slice(payload);
         bytes.extend_from_slice(&check(payload));
-        let offset = self.end.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         self.file.write_all_at(&bytes, offset)?;
-        let len = u32::try_from(payload.len()).map_err(|_| Error::new(ErrorKind::InvalidInput, "record too large"))?;
         Ok(Ptr { offset, len })
     }
 

@@ -2,27 +2,30 @@
 //! then, where wanted, the reading of every file that is new or changed.
 
 mod contents;
+mod gone;
 mod links;
 mod mapped;
 
 pub use contents::keep_list;
-use links::LinkMember;
+use gone::{Amend, Listed};
+use links::LinkName;
 pub use mapped::distrust;
 
-use std::collections::HashMap;
 use std::io::{ErrorKind, Result};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
+use rustix::fs::Stat;
+
 use super::entry::EntryKind;
 use super::filter::{Filter, Stand};
 use super::read::{self, is_as_printed, look_at};
-use super::records::{Records, Rows};
-use super::view::{DirNode, Item, State, View, encode_items, join};
+use super::records::{Ptr, Records, Rows};
+use super::view::{DirNode, Item, Links, State, View, encode_items, join};
 use crate::model::Name;
 use crate::model::sync::LeftOut;
 use crate::sys::clock::file_clock;
-use crate::sys::dir::{Dir, is_dir};
+use crate::sys::dir::{Dir, DirName, is_dir, is_gone};
 use crate::sys::mapped::Mapped;
 use crate::sys::meta;
 use crate::sys::stamps::Stamps;
@@ -66,6 +69,8 @@ pub struct Findings {
 struct Job {
     dir: u32,
     path: Vec<u8>,
+    /// Device and inode, as its parent told.
+    id: (u64, u64),
     open: Option<Dir>,
 }
 
@@ -74,7 +79,9 @@ struct Shared {
     busy: usize,
     dirs: Vec<DirNode>,
     findings: Findings,
-    links: HashMap<(u64, u64), Vec<LinkMember>>,
+    links: Vec<LinkName>,
+    /// What the parents of some directories have to say of them now, by the number of the directory.
+    amends: Vec<(u32, Amend)>,
     entries: u64,
     bytes: u64,
     failure: Option<std::io::Error>,
@@ -95,11 +102,12 @@ impl Scan<'_> {
         let mut node = new_node(0, b"", &stat);
         node.implied = implied;
         let shared = Mutex::new(Shared {
-            queue: vec![Job { dir: 0, path: Vec::new(), open: None }],
+            queue: vec![Job { dir: 0, path: Vec::new(), id: (stat.st_dev, stat.st_ino), open: None }],
             busy: 0,
             dirs: vec![node],
             findings: Findings::default(),
-            links: HashMap::new(),
+            links: Vec::new(),
+            amends: Vec::new(),
             entries: 0,
             bytes: 0,
             failure: None,
@@ -119,12 +127,13 @@ impl Scan<'_> {
             records,
             root,
             dirs: shared.dirs,
-            links: HashMap::new(),
+            links: Links::default(),
             entries: shared.entries,
             bytes: shared.bytes,
         };
-        let mut findings = Findings { mapped, ..shared.findings };
-        self.settle_links(&mut view, shared.links, &mut findings.unread)?;
+        let (mut findings, mut links) = (Findings { mapped, ..shared.findings }, shared.links);
+        gone::amend(&mut view, shared.amends, &mut links, &mut findings.unread)?;
+        self.settle_links(&mut view, links, &mut findings.unread)?;
         spread_protection(&mut view);
         Ok((view, findings))
     }
@@ -159,34 +168,10 @@ impl Scan<'_> {
         }
     }
 
-    fn one_dir(
-        &self,
-        job: Job,
-        shared: &Mutex<Shared>,
-        records: &Records,
-        (old, mapped): (&Rows, &Mapped),
-    ) -> Result<()> {
-        let dir = match job.open {
-            Some(dir) => dir,
-            None if job.path.is_empty() => self.root.open_beneath(b"")?,
-            // It was there when its parent was read: gone or closed since, it counts as empty and is told.
-            None => match self.root.open_beneath(&job.path) {
-                Ok(dir) => dir,
-                Err(error) => {
-                    let record = records.append(&encode_items(&[]))?;
-                    let mut held = lock(shared);
-                    let node = &mut held.dirs[job.dir as usize];
-                    (node.record, node.dirty) = (record, true);
-                    if error.kind() != ErrorKind::NotFound {
-                        held.findings.left_out.push(LeftOut { path: job.path, reason: reason("read", &error) });
-                    }
-                    return Ok(());
-                }
-            },
-        };
-        let now = file_clock();
-        let own = dir.stat_self()?;
-        let stamps = Stamps::of(&dir);
+    /// What a directory holds, compared with what is remembered of it, which does not vouch for what is mapped.
+    fn entries(&self, job: &Job, listed: &Listed, records: &Records, (old, mapped): (&Rows, &Mapped)) -> Result<Found> {
+        let (dir, own) = (&listed.dir, &listed.own);
+        let (now, stamps) = (file_clock(), Stamps::of(dir));
         let row = old.get(&(own.st_dev, own.st_ino));
         let mut damaged = false;
         let remembered = match row
@@ -201,15 +186,16 @@ impl Scan<'_> {
             None => Vec::new(),
         };
         let mut found = Found::default();
-        let mut names = dir.names()?;
+        let mut names: Vec<&DirName> = listed.names.iter().collect();
         names.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        let mut missed = false;
         let mut before = remembered.into_iter().peekable();
         let mut same = row.is_some() && !damaged;
         for entry in names {
             let path = join(&job.path, &entry.name);
             let known_dir = match entry.is_dir {
                 Some(is_dir) => is_dir,
-                None => dir.stat_if_there(&entry.name)?.as_ref().is_some_and(is_dir),
+                None => dir.stat_if_there(&entry.name).is_ok_and(|stat| stat.as_ref().is_some_and(is_dir)),
             };
             let stand = self.filter.stand(&path, known_dir);
             match stand {
@@ -221,14 +207,24 @@ impl Scan<'_> {
                 Stand::Above if !known_dir => continue,
                 Stand::Above | Stand::In => {}
             }
-            let Some(stat) = dir.stat_if_there(&entry.name)? else { continue };
+            let stat = match dir.stat_if_there(&entry.name) {
+                Ok(Some(stat)) => stat,
+                Ok(None) => {
+                    missed = true;
+                    continue;
+                }
+                Err(error) => {
+                    found.left_out.push(LeftOut { path, reason: reason("read", &error) });
+                    continue;
+                }
+            };
             while before.peek().is_some_and(|item| item.entry.name < entry.name) {
                 before.next();
                 same = false;
             }
             let known = before.next_if(|item| item.entry.name == entry.name);
             let is_implied = stand == Stand::Above;
-            let stamps = if stat.st_dev == own.st_dev { stamps } else { Stamps::at(&dir, &entry.name) };
+            let stamps = if stat.st_dev == own.st_dev { stamps } else { Stamps::at(dir, &entry.name) };
             let is_told = stamps.vouch(&stat, now) && !mapped.contains(stat.st_dev, stat.st_ino);
             let item = match known {
                 Some(item)
@@ -241,7 +237,7 @@ impl Scan<'_> {
                 }
                 _ => {
                     same = false;
-                    match look_at(&dir, &entry.name, &stat, stamps.are_settled(&stat, now)) {
+                    match look_at(dir, &entry.name, &stat, stamps.are_settled(&stat, now)) {
                         Ok(Some(item)) => item,
                         Ok(None) => {
                             found
@@ -249,7 +245,7 @@ impl Scan<'_> {
                                 .push(LeftOut { path, reason: "it is of a kind that cannot be copied".into() });
                             continue;
                         }
-                        Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                        Err(error) if is_gone(&error) => continue,
                         Err(error) => {
                             found.left_out.push(LeftOut { path, reason: reason("read", &error) });
                             continue;
@@ -257,45 +253,52 @@ impl Scan<'_> {
                     }
                 }
             };
-            found.take(item, &stat, path, is_implied, &dir)?;
+            found.take(item, &stat, path, is_implied, dir);
         }
         same &= before.peek().is_none();
-        let record = match row {
+        found.is_removed = missed && !job.path.is_empty() && dir.stat_self()?.st_nlink == 0;
+        found.damaged = damaged;
+        found.record = match row {
             Some(row) if same => row.record,
             _ => records.append(&encode_items(&found.items))?,
         };
+        found.content = row.filter(|_| same).map(|row| row.content);
+        Ok(found)
+    }
+
+    /// Puts what a directory holds into the view that comes into being; `amend`: what its parent has to say of it.
+    fn put(&self, job: &Job, own: &Stat, mut found: Found, amend: Option<Amend>, shared: &Mutex<Shared>) {
         self.counters.files.fetch_add(found.items.len() as u64, Ordering::Relaxed);
         let mut held = lock(shared);
         let first_child = held.dirs.len() as u32;
         for (at, child) in found.children.into_iter().enumerate() {
             let mut node = new_node(job.dir, &child.name, &child.stat);
             node.implied = child.implied;
+            let id = node.id;
             held.dirs.push(node);
             let open = if held.queue.len() < OPEN_MAX { child.open } else { None };
-            held.queue.push(Job { dir: first_child + at as u32, path: child.path, open });
+            held.queue.push(Job { dir: first_child + at as u32, path: child.path, id, open });
         }
         let node = &mut held.dirs[job.dir as usize];
         node.id = (own.st_dev, own.st_ino);
         node.first_child = first_child;
-        node.record = record;
+        node.record = found.record;
         node.protected = found.protected;
-        node.content = row.filter(|_| same).map_or(Name::UNKNOWN, |row| row.content);
+        node.content = found.content.unwrap_or(Name::UNKNOWN);
         node.dirty = !node.content.is_known();
         held.entries += found.items.len() as u64;
         held.bytes += found.bytes;
-        held.findings.damaged |= damaged;
+        held.findings.damaged |= found.damaged;
         held.findings.left_out.append(&mut found.left_out);
         if found.unread {
             held.findings.unread.push(job.dir);
         }
-        for (id, path, at) in found.links {
-            held.links.entry(id).or_default().push(LinkMember { path, dir: job.dir, at });
-        }
-        Ok(())
+        held.links.extend(found.links.into_iter().map(|(id, at)| LinkName { id, dir: job.dir, at }));
+        held.amends.extend(amend.map(|amend| (job.dir, amend)));
     }
 
     /// Whether what the index says of an entry is still true by its fingerprint.
-    fn vouches(&self, item: &Item, stat: &rustix::fs::Stat) -> bool {
+    fn vouches(&self, item: &Item, stat: &Stat) -> bool {
         let same_kind = read::kind_of(stat).is_some_and(|kind| {
             kind.is_like(&item.entry.kind)
                 || matches!(item.entry.kind, EntryKind::Link { .. }) && !matches!(kind, EntryKind::Dir { .. })
@@ -319,26 +322,33 @@ impl Scan<'_> {
 struct Found {
     items: Vec<Item>,
     children: Vec<Child>,
-    links: Vec<((u64, u64), Vec<u8>, u32)>,
+    /// Files with several names: device and inode, position.
+    links: Vec<((u64, u64), u32)>,
     left_out: Vec<LeftOut>,
     bytes: u64,
     protected: bool,
     unread: bool,
+    damaged: bool,
+    /// It was removed while it was read.
+    is_removed: bool,
+    record: Ptr,
+    /// Where nothing in it has changed.
+    content: Option<Name>,
 }
 
 impl Found {
     /// Takes up an entry.
-    fn take(&mut self, mut item: Item, stat: &rustix::fs::Stat, path: Vec<u8>, implied: bool, dir: &Dir) -> Result<()> {
+    fn take(&mut self, mut item: Item, stat: &Stat, path: Vec<u8>, implied: bool, dir: &Dir) {
         match item.entry.kind {
             EntryKind::Dir { .. } => {
-                let path = path.clone();
                 // Opened now, so that one that cannot be read is known before its parent is told.
                 let open = match dir.open_beneath(&item.entry.name) {
                     Ok(open) => Some(open).filter(|_| self.children.len() < OPEN_FOUND),
-                    Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+                    // It is looked for once more when it is its turn.
+                    Err(error) if is_gone(&error) => None,
                     Err(error) => {
                         self.left_out.push(LeftOut { path, reason: reason("opened", &error) });
-                        return Ok(());
+                        return;
                     }
                 };
                 if implied {
@@ -354,18 +364,17 @@ impl Found {
             _ => {}
         }
         if stat.st_nlink > 1 && !item.entry.is_dir() {
-            self.links.push(((stat.st_dev, stat.st_ino), path, self.items.len() as u32));
+            self.links.push(((stat.st_dev, stat.st_ino), self.items.len() as u32));
         }
         item.state = State::Keep;
         self.items.push(item);
-        Ok(())
     }
 }
 
 struct Child {
     name: Box<[u8]>,
     path: Vec<u8>,
-    stat: rustix::fs::Stat,
+    stat: Stat,
     implied: bool,
     open: Option<Dir>,
 }
@@ -391,7 +400,7 @@ fn spread_protection(view: &mut View) {
     }
 }
 
-fn new_node(parent: u32, name: &[u8], stat: &rustix::fs::Stat) -> DirNode {
+fn new_node(parent: u32, name: &[u8], stat: &Stat) -> DirNode {
     DirNode {
         parent,
         name: name.into(),
@@ -413,3 +422,6 @@ pub fn threads() -> usize {
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,10 @@
 //! A directory tree as it was found, or as it is wanted: a table of directories in memory, their entries in records on
 //! disk. Memory grows with the directories, not with the files.
 
-use std::collections::HashMap;
+mod links;
+
+pub use links::Links;
+
 use std::io::Result;
 use std::sync::Arc;
 
@@ -113,8 +116,8 @@ pub struct View {
     /// The root directory, without a name.
     pub root: Item,
     pub dirs: Vec<DirNode>,
-    /// For each file with more than one name in this tree: its first path, and the places of the others.
-    pub links: HashMap<Box<[u8]>, Vec<Box<[u8]>>>,
+    /// For each file with more than one name in this tree: where the others are.
+    pub links: Links,
     /// Entries below the root, and bytes of files.
     pub entries: u64,
     pub bytes: u64,
@@ -143,6 +146,22 @@ impl View {
     /// The path of an entry in a directory.
     pub fn path_of(&self, dir: u32, name: &[u8]) -> Vec<u8> {
         join(&self.path(dir), name)
+    }
+
+    /// The directory in `dir` whose entry there has this name. (The children of a directory have consecutive numbers in the
+    /// order of their names.)
+    pub fn child(&self, dir: u32, name: &[u8]) -> Option<u32> {
+        let first = (self.dirs[dir as usize].first_child as usize).max(1);
+        let rest = self.dirs.get(first..)?;
+        let at = rest.partition_point(|node| node.parent == dir && *node.name < *name);
+        let found = rest.get(at).is_some_and(|node| node.parent == dir && *node.name == *name);
+        found.then(|| (first + at) as u32)
+    }
+
+    /// The directory at a path.
+    pub fn dir_at(&self, path: &[u8]) -> Option<u32> {
+        let mut names = path.split(|&byte| byte == b'/').filter(|name| !name.is_empty());
+        names.try_fold(0, |dir, name| self.child(dir, name))
     }
 
     pub fn items(&self, dir: u32) -> Result<Vec<Item>> {
@@ -228,6 +247,33 @@ impl View {
             return compact(&self.records, &rows);
         }
         self.records.save(&rows)
+    }
+}
+
+/// The entries of the folder that was asked for last, kept: who takes one entry after the other does not read the whole
+/// folder for each.
+#[derive(Default)]
+pub struct LastDir {
+    held: Option<u32>,
+    items: Vec<Item>,
+}
+
+impl LastDir {
+    /// The entries of a directory; always of the same view, whose records do not change meanwhile.
+    pub fn items(&mut self, view: &View, dir: u32) -> Result<&[Item]> {
+        if self.held != Some(dir) {
+            // Two long folders need not be in memory at once.
+            (self.held, self.items) = (None, Vec::new());
+            self.items = view.items(dir)?;
+            self.held = Some(dir);
+        }
+        Ok(&self.items)
+    }
+
+    /// The entry of this name in a directory.
+    pub fn find(&mut self, view: &View, dir: u32, name: &[u8]) -> Result<Option<&Item>> {
+        let items = self.items(view, dir)?;
+        Ok(items.binary_search_by(|item| (*item.entry.name).cmp(name)).ok().map(|at| &items[at]))
     }
 }
 

@@ -39,8 +39,12 @@ impl Shared<'_> {
         let (Some(from), Some(root)) = (items.get(at as usize), self.site.root) else { return Ok(None) };
         let source = root.open_beneath(&own.path(dir)).and_then(|folder| folder.read(&from.entry.name));
         let Ok(source) = source else { return Ok(None) };
+        let list = match from.list.is_some() {
+            true => own.records.all_chunks(from.list).map_err(|cause| index_error(&cause))?,
+            false => Vec::new(),
+        };
         let (file, placed) = self.create(open, item)?;
-        if place::copy_unchanged(&source, &file, from)
+        if place::copy_unchanged(&source, &file, from, &list)
             .map_err(|cause| staging(&join(&open.path, &item.entry.name), cause))?
         {
             return Ok(Some((file, placed, from.list)));
@@ -81,7 +85,7 @@ impl Shared<'_> {
         let (file, placed) = self.create(open, &item)?;
         let path = join(&open.path, &item.entry.name);
         let from = Item { print, ..item.clone() };
-        if !place::copy_unchanged(&source, &file, &from).map_err(|cause| staging(&path, cause))? {
+        if !place::copy_unchanged(&source, &file, &from, &list).map_err(|cause| staging(&path, cause))? {
             self.discard(open, &item, placed)?;
             return self.fetch_instead(open, at, entry);
         }

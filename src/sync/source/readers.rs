@@ -6,7 +6,7 @@ use super::{BATCH_BYTES, BATCH_FILES, Batch, Job, Source, Stop, lock, read_lock,
 use crate::model::sync::LeftOut;
 use crate::model::{Name, Result};
 use crate::sync::source::index_error;
-use crate::sys::dir::Dir;
+use crate::sys::dir::{Dir, copy_of, is_gone};
 use crate::tree::chunk::{self, MAX};
 use crate::tree::entry::EntryKind;
 use crate::tree::link::{FileItem, FileState, Tell};
@@ -98,7 +98,7 @@ impl Source {
         let start = gather.data.len();
         let outcome = match &batch.open {
             Ok(open) => read::read_whole(open, &mut item, &mut gather.data),
-            Err(error) => Err(error.kind().into()),
+            Err(error) => Err(copy_of(error)),
         };
         match outcome {
             Ok(whole) => {
@@ -123,7 +123,7 @@ impl Source {
     fn lost(&self, batch: &Batch, item: &mut Item, error: &std::io::Error) -> Result<FileState, Stop> {
         item.state = State::Dropped;
         item.entry.set_content(Name::of(b""));
-        if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) {
+        if is_gone(error) {
             return Ok(FileState::Gone);
         }
         let path = join(&batch.path, &item.entry.name);
@@ -165,7 +165,7 @@ impl Source {
             tries += 1;
             let read = match &batch.open {
                 Ok(open) => self.big_once(open, dir, entry, &mut item),
-                Err(error) => Ok(Err(error.kind().into())),
+                Err(error) => Ok(Err(copy_of(error))),
             };
             let item_told = match read? {
                 Ok((true, len, sparse)) => told(dir, entry, &before, &item, len, sparse, FileState::Ok),

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use super::{BIG_BYTES, Findings, Scan, distrust, lock, reason, threads};
 use crate::model::Name;
 use crate::model::sync::LeftOut;
-use crate::sys::dir::Dir;
+use crate::sys::dir::{Dir, copy_of, is_gone};
 use crate::sys::mapped::Mapped;
 use crate::tree::entry::EntryKind;
 use crate::tree::link::ChunkRef;
@@ -51,12 +51,15 @@ impl Scan<'_> {
             (node.record, node.dirty) = (record, true);
         }
         findings.left_out.extend(left_out);
-        for (dir, at) in big {
-            let mut items = view.items(dir)?;
-            let path = view.path(dir);
-            let item = &mut items[at as usize];
-            let outcome = self.root.open_beneath(&path).and_then(|open| self.read_big(&open, item, &view.records));
-            note_failure(outcome, item, &path, &mut findings.left_out)?;
+        // Those of one folder come one after the other, and their folder is written once.
+        for big in big.chunk_by(|(a, _), (b, _)| a == b) {
+            let Some(&(dir, _)) = big.first() else { continue };
+            let (mut items, path) = (view.items(dir)?, view.path(dir));
+            for &(_, at) in big {
+                let item = &mut items[at as usize];
+                let outcome = self.root.open_beneath(&path).and_then(|open| self.read_big(&open, item, &view.records));
+                note_failure(outcome, item, &path, &mut findings.left_out)?;
+            }
             view.set_items(dir, &items)?;
         }
         distrust(self.root, view, unread, &Mapped::now().and(&findings.mapped))
@@ -84,7 +87,7 @@ impl Scan<'_> {
                         keep_list(item, &whole.chunks, &view.records)
                     })
                 }
-                Err(error) => Err(error.kind().into()),
+                Err(error) => Err(copy_of(error)),
             };
             note_failure(outcome, item, &path, &mut left_out)?;
         }
@@ -140,7 +143,7 @@ fn note_failure(outcome: Result<()>, item: &mut Item, dir: &[u8], left_out: &mut
     let Err(error) = outcome else { return Ok(()) };
     match error.kind() {
         ErrorKind::Interrupted | ErrorKind::StorageFull | ErrorKind::InvalidData => return Err(error),
-        ErrorKind::NotFound | ErrorKind::NotADirectory => {}
+        _ if is_gone(&error) => {}
         _ => left_out.push(LeftOut { path: join(dir, &item.entry.name), reason: reason("read", &error) }),
     }
     item.state = State::Dropped;
