@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .PHONY: demo test bench packages docker nextest moto
 
 # What the tests run beside mcloud: package, and a program that it brings.
-PACKAGES := rsync:rsync attr:setfattr acl:setfacl xfsprogs:mkfs.xfs btrfs-progs:mkfs.btrfs e2fsprogs:mkfs.ext4 \
+PACKAGES := rsync:rsync attr:setfattr acl:setfacl xfsprogs:mkfs.xfs btrfs-progs:mkfs.btrfs e2fsprogs:mkfs.ext4 ntfs-3g:mkfs.ntfs exfat-fuse:mount.exfat-fuse exfatprogs:mkfs.exfat \
 	iproute2:ip util-linux:setpriv strace:strace git:git python3:python3 \
 	docker.io:dockerd debootstrap:debootstrap fuse3:fusermount3 \
 	curl:curl openssl:openssl nghttp2-client:h2load

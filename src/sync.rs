@@ -8,6 +8,7 @@ mod compare;
 mod delta;
 mod halt;
 mod moves;
+mod names;
 mod obstacles;
 pub mod pace;
 mod pages;
@@ -112,6 +113,13 @@ fn shares_blocks(source: &Path, target: &Path) -> bool {
     let device = |path: &Path| std::fs::metadata(path).map(|meta| meta.dev()).ok();
     let kind = rustix::fs::statfs(source).map(|stat| stat.f_type as u64);
     device(source).is_some() && device(source) == device(target) && kind.is_ok_and(|kind| SHARING.contains(&kind))
+}
+
+/// The error of an end that another user's link leads to.
+fn led_astray(end: &str, label: &str, cause: std::io::Error) -> Error {
+    Error::new(Kind::Refused, format!("the {end} {label} is not opened"))
+        .because(cause)
+        .hint(crate::sys::path::FOREIGN_LINK_HINT)
 }
 
 /// The error of a sync that was told to stop.

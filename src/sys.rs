@@ -1,6 +1,7 @@
 //! The machine: beneath-only file access, metadata, range copies, locks, clocks. The only place for `unsafe`, raw descriptors
 //! and the system's clock. Knows nothing of trees.
 
+pub mod attrs;
 pub mod clock;
 pub mod copy;
 pub mod dir;
@@ -8,6 +9,7 @@ pub mod mapped;
 pub mod memory;
 pub mod meta;
 pub mod mount;
+pub mod path;
 pub mod process;
 pub mod stamps;
 pub mod subvolume;

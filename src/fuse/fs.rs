@@ -20,6 +20,7 @@ use super::inodes::{Inode, Inodes, number};
 use super::pages::{Page, Pages};
 use super::pool::Pool;
 use crate::model::{Error, Kind, Result};
+use crate::sys::attrs::is_view;
 use crate::sys::clock::Time;
 use crate::tree::entry::EntryKind;
 use crate::tree::look::{Look, Seen};
@@ -217,14 +218,19 @@ impl Fs {
     /// The names of the extended attributes, each with a zero behind it.
     pub fn list_xattrs(&self, number: u64, wait: Wait) -> Answer<Vec<u8>> {
         let inode = self.0.current(number, wait)?;
-        Ok(inode.seen.entry.meta.xattrs.iter().flat_map(|(name, _)| name.iter().copied().chain([0])).collect())
+        // A snapshot of a version before this one may have attributes that say nothing here.
+        let own = inode.seen.entry.meta.xattrs.iter().filter(|xattr| !is_view(xattr));
+        Ok(own.flat_map(|(name, _)| name.iter().copied().chain([0])).collect())
     }
 
     pub fn xattr(&self, number: u64, name: &[u8], wait: Wait) -> Answer<Bytes> {
         let inode = self.0.current(number, wait)?;
         let xattrs = &inode.seen.entry.meta.xattrs;
         let at = xattrs.binary_search_by(|(key, _)| (**key).cmp(name)).map_err(|_| Errno::NODATA)?;
-        Ok(Bytes::copy_from_slice(&xattrs[at].1))
+        match is_view(&xattrs[at]) {
+            true => Err(Errno::NODATA.into()),
+            false => Ok(Bytes::copy_from_slice(&xattrs[at].1)),
+        }
     }
 
     /// A file is opened: what may have changed is looked at.

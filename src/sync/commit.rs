@@ -353,7 +353,7 @@ impl Scribe<'_> {
         let failed = |cause: std::io::Error| index_error(&cause);
         let wanted_of = self.wanted_of();
         let (mut first_dir, mut above) = (LastDir::default(), LastDir::default());
-        for dir in own.links.folders() {
+        for &dir in own.links.folders() {
             let folder = wanted_of[dir as usize];
             if folder == NONE {
                 continue;
@@ -505,7 +505,7 @@ pub fn look_again(want: &mut Want, root: &Dir, known: &Known) -> Result<Looked> 
             .into_iter()
             .try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(Error::failed("a thread panicked"))))
     })?;
-    let (_, found, seen) = looked.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let (_, found, mut seen) = looked.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     for (dir, (id, record, changed)) in found {
         let node = &mut want.view.dirs[dir as usize];
         node.id = id;
@@ -516,6 +516,12 @@ pub fn look_again(want: &mut Want, root: &Dir, known: &Known) -> Result<Looked> 
         let stat = root.stat_self().map_err(|cause| staging(b"the root", cause))?;
         let mut item = want.view.root.clone();
         take_stat(&stat, &mut item);
+        if known.already.contains(&b""[..]) {
+            item.entry.meta.xattrs = crate::sys::meta::xattrs_of(root).map_err(|cause| staging(b"the root", cause))?;
+        } else if item.entry.meta != want.view.root.entry.meta {
+            let reason = not_kept(&want.view.root.entry.meta, &item.entry.meta);
+            seen.left_out.push(LeftOut { path: Vec::new(), reason });
+        }
         want.view.root = item;
     }
     Ok(seen)
@@ -568,6 +574,8 @@ fn look_at_dir(
         let told = known.already.contains(&here);
         // What is new is known from the writing; the content of what stays, only as well as the scan knew it.
         let is_known = !matches!(item.state, State::Touch | State::Moved) || item.print.trusted;
+        // A folder that was not dressed may have been changed by whoever works in it.
+        let was_left_alone = item.state == State::Keep;
         item.state = State::Keep;
         item.slot = 0;
         let Some(stat) = open.stat_if_there(&item.entry.name).map_err(failed)? else {
@@ -610,18 +618,34 @@ fn look_at_dir(
             item.entry.meta.xattrs = crate::sys::meta::xattrs_at(&open, &item.entry.name).map_err(failed)?;
         }
         changed |= item.entry.meta != wanted;
-        let reason = match (is_other, item.entry.meta != wanted) {
-            (true, _) => "it was replaced by somebody else during the sync",
-            (false, true) if !item.entry.is_dir() => "its metadata could not be kept by the target's file system",
+        let reason = match (is_other, item.entry.meta != wanted && !was_left_alone) {
+            (true, _) => "it was replaced by somebody else during the sync".to_string(),
+            (false, true) => not_kept(&wanted, &item.entry.meta),
             _ => continue,
         };
         if !told {
-            seen.left_out.push(LeftOut { path: here, reason: reason.into() });
+            seen.left_out.push(LeftOut { path: here, reason });
         }
     }
     let record =
         want.view.records.append(&crate::tree::view::encode_items(&items)).map_err(|cause| index_error(&cause))?;
     Ok(((own.st_dev, own.st_ino), record, changed))
+}
+
+/// What of an entry's metadata is not as it was set, in a reason that is the same for all of which the same was lost.
+fn not_kept(wanted: &Meta, found: &Meta) -> String {
+    let all = [
+        ("mode", wanted.mode != found.mode),
+        ("owner", wanted.uid != found.uid),
+        ("group", wanted.gid != found.gid),
+        ("time", wanted.mtime != found.mtime),
+        ("attributes", wanted.xattrs != found.xattrs),
+    ];
+    let lost: Vec<&str> = all.into_iter().filter(|(_, lost)| *lost).map(|(name, _)| name).collect();
+    match &lost[..] {
+        [] => "something else stands there than was put there".to_owned(),
+        lost => format!("its {} could not be kept by the target's file system", lost.join(", ")),
+    }
 }
 
 /// Whether the size and time that a stat tells are those of the file that was wanted.

@@ -11,6 +11,7 @@ use super::want::{How, NONE, Want, WantDir, children, fresh_state};
 use crate::model::name::Short;
 use crate::model::sync::LeftOut;
 use crate::model::{Name, Result};
+use crate::sys::attrs::drop_views;
 use crate::tree::entry::{Entry, EntryKind};
 use crate::tree::filter::{Filter, Stand};
 use crate::tree::link::{Ask, ListingNode, Tell};
@@ -42,6 +43,8 @@ pub fn compare(
     unreadable: &HashSet<Vec<u8>>,
     obstacles: &Obstacles<'_>,
 ) -> Result<Want> {
+    let mut top = Item::new(root.clone(), Print::default());
+    let left_views = drop_views(&mut top.entry.meta.xattrs);
     let mut walk = Walk {
         own,
         obstacles,
@@ -52,7 +55,7 @@ pub fn compare(
         want: Want {
             view: View {
                 records: Arc::clone(&own.records),
-                root: Item::new(root.clone(), Print::default()),
+                root: top,
                 dirs: vec![new_node(0, b"", own.dirs[0].implied)],
                 links: Links::default(),
                 entries: 0,
@@ -70,6 +73,7 @@ pub fn compare(
             stays: HashSet::new(),
             files_stay: HashSet::new(),
             left_alone: false,
+            left_views,
             left_out: Vec::new(),
         },
         awaited: HashMap::new(),
@@ -233,6 +237,8 @@ impl Walk<'_> {
                 false => NONE,
             };
             let mut item = Item::new(entry, Print::default());
+            // Versions before this one took them for a tree's own: they are in old snapshots.
+            self.want.left_views |= drop_views(&mut item.entry.meta.xattrs);
             let own_item = beside.map(|(_, own_item)| own_item);
             let alike = own_item.filter(|own_item| own_item.entry.kind.is_like(&item.entry.kind));
             if let Some(own_item) = own_item

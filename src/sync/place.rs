@@ -14,10 +14,13 @@ use crate::tree::link::ChunkRef;
 use crate::tree::read::is_as_printed;
 use crate::tree::view::Item;
 
-/// Creates a staged file; what an earlier reading of the same file left there gives way.
+/// Creates a staged file; what an earlier reading of the same file left there gives way. A file of another name that the
+/// file system takes for this one does not.
 pub fn create(dir: &Dir, name: &[u8], mode: u32) -> Result<File> {
     match dir.create(name, mode & 0o777) {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+        Err(error)
+            if error.kind() == ErrorKind::AlreadyExists && dir.names()?.iter().any(|entry| *entry.name == *name) =>
+        {
             dir.remove_file(name)?;
             dir.create(name, mode & 0o777)
         }
@@ -84,7 +87,15 @@ pub fn dress_at(dir: &Dir, name: &[u8], entry: &Entry) -> Result<Vec<String>> {
 /// Makes a symbolic link, FIFO, socket or device.
 pub fn make(dir: &Dir, name: &[u8], entry: &Entry) -> Result<Vec<String>> {
     let node = |kind: rustix::fs::FileType, major, minor| {
-        dir.make_node(name, kind.as_raw_mode() | entry.meta.mode, major, minor)
+        let made = dir.make_node(name, kind.as_raw_mode() | entry.meta.mode, major, minor);
+        // Some file systems make a plain file instead, whether they call that an error or not.
+        match dir.stat_if_there(name)? {
+            Some(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode) != kind => {
+                dir.remove_file(name)?;
+                Err(Error::new(ErrorKind::Unsupported, "the file system makes something else of it"))
+            }
+            _ => made,
+        }
     };
     match &entry.kind {
         EntryKind::Symlink { target } => dir.make_symlink(name, target)?,

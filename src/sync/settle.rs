@@ -46,7 +46,7 @@ impl Run<'_> {
         tracing::debug!("writing the log");
         let summary = commit::write_log(site, want)?;
         let wanted_root = want.view.seal().map_err(|cause| index_error(&cause))?;
-        let excused = want.keeps_extra || staged.incomplete || !left_out.is_empty();
+        let excused = want.keeps_extra || want.left_views || staged.incomplete || !left_out.is_empty();
         if wanted_root != source_root && !excused {
             return Err(Error::new(
                 Kind::Corrupt,
@@ -98,6 +98,7 @@ impl Run<'_> {
         if report.root_target.is_some_and(|root| root != source_root)
             && left_out.is_empty()
             && !want.keeps_extra
+            && !want.left_views
             && summary.folders_stay.is_empty()
         {
             let reason = "the target is not what the source is: somebody changed it during the sync".to_string();

@@ -18,12 +18,13 @@ use tokio::sync::mpsc;
 
 use local::Local;
 
-use super::LiveDir;
 use super::pace::Pace;
+use super::{LiveDir, led_astray};
 use crate::model::name::Short;
 use crate::model::{Error, Kind, Name, Result};
 use crate::sys::dir::Dir;
 use crate::sys::mapped::Mapped;
+use crate::sys::path::is_foreign_link;
 use crate::tree::chunk::MAX;
 use crate::tree::entry::{Entry, EntryKind};
 use crate::tree::filter::{Filter, RULES_FILE, RULES_MAX};
@@ -109,9 +110,10 @@ struct BatchInner {
 }
 
 fn serve_opened(dir: &LiveDir, open: &Open, link: &mut SourceEnd) -> Result<(), Stop> {
-    let root = Dir::open(&dir.root).map_err(|cause| {
-        Error::io(format!("the source {} cannot be opened", dir.label), cause)
-            .hint("check that the folder exists and may be read")
+    let root = Dir::open(&dir.root).map_err(|cause| match is_foreign_link(&cause) {
+        true => led_astray("source", &dir.label, cause),
+        false => Error::io(format!("the source {} cannot be opened", dir.label), cause)
+            .hint("check that the folder exists and may be read"),
     })?;
     let root = Arc::new(root);
     let rules = read_rules(&root, &dir.label)?;

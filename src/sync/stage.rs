@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io::{ErrorKind, Result};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::sys::dir::{Dir, Leftover};
@@ -46,7 +46,6 @@ impl Stage {
     /// Makes the stage of the target at `root` (which need not exist) and takes its lock; `None` if another sync has it.
     pub fn open(root: &Path) -> Result<Option<Stage>> {
         let (parent, name, root_name) = place(root)?;
-        let parent = Dir::open(&parent)?;
         match parent.make_dir(&name, 0o700) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
             _ => {}
@@ -57,7 +56,7 @@ impl Stage {
             other => other?,
         };
         let stat = dir.stat_self()?;
-        if stat.st_uid != rustix::process::geteuid().as_raw() || stat.st_mode & 0o077 != 0 {
+        if !is_ours(&dir, &stat, &parent)? {
             let text = format!("{} belongs to somebody else", String::from_utf8_lossy(&name));
             return Err(std::io::Error::new(ErrorKind::PermissionDenied, text));
         }
@@ -81,9 +80,7 @@ impl Stage {
 
     /// Whether a stage of this target is there at all: something may have to be finished or taken up again.
     pub fn exists(root: &Path) -> bool {
-        place(root).is_ok_and(|(parent, name, _)| {
-            Dir::open(&parent).is_ok_and(|parent| matches!(parent.stat_if_there(&name), Ok(Some(_))))
-        })
+        place(root).is_ok_and(|(parent, name, _)| matches!(parent.stat_if_there(&name), Ok(Some(_))))
     }
 
     /// The target's root, if it is there.
@@ -232,36 +229,58 @@ impl Stage {
     }
 }
 
-/// The folder for the stage, its name there, and the root's name there if it is beside.
-fn place(root: &Path) -> Result<(PathBuf, Vec<u8>, Option<Vec<u8>>)> {
-    let inside = |root: &Path| Ok((root.to_owned(), STAGE_PREFIX.to_vec(), None));
-    let is_there = match std::fs::metadata(root) {
-        Ok(meta) if !meta.is_dir() => return Err(ErrorKind::NotADirectory.into()),
-        Ok(meta) => Some(meta),
-        Err(error) if error.kind() == ErrorKind::NotFound => None,
-        Err(error) => return Err(error),
-    };
-    // A root that is itself a link is used where it leads.
-    let root = if is_there.is_some() { std::fs::canonicalize(root)? } else { std::path::absolute(root)? };
-    let (Some(parent), Some(name)) = (root.parent(), root.file_name()) else { return inside(&root) };
-    let beside = [STAGE_PREFIX, b".", name.as_bytes()].concat();
-    if let Some(meta) = is_there {
-        use std::os::unix::fs::MetadataExt;
-        let apart = std::fs::metadata(parent)?.dev() != meta.dev() || !is_writable(parent) || beside.len() > 255;
-        // Where an earlier try began inside, it goes on inside.
-        if apart || std::fs::symlink_metadata(root.join(std::ffi::OsStr::from_bytes(STAGE_PREFIX))).is_ok() {
-            return inside(&root);
-        }
-    } else {
-        std::fs::metadata(parent)?;
-        if beside.len() > 255 {
-            return Err(ErrorKind::InvalidFilename.into());
-        }
+/// Whether the staging folder is one that nobody but this user can have made or written to. What is in it becomes the tree,
+/// and its log is done as it says.
+///
+/// A file system may keep no modes (one mode for all that is mounted), or make another user of this one (a server that does
+/// so with root). A file made just now tells: nobody else can have made that. The folder is then ours if it has the owner
+/// that all of ours gets, and is open to others only where everything is. Who may write there can as well write to the tree
+/// itself.
+fn is_ours(dir: &Dir, stat: &rustix::fs::Stat, parent: &Dir) -> Result<bool> {
+    static PROBES: AtomicU64 = AtomicU64::new(0);
+    let is_private = |stat: &rustix::fs::Stat| stat.st_mode & 0o077 == 0;
+    // What somebody mounted there says of owners what it likes.
+    if stat.st_dev != parent.stat_self()?.st_dev {
+        return Ok(false);
     }
-    Ok((parent.to_owned(), beside, Some(name.as_bytes().to_vec())))
+    if stat.st_uid == rustix::process::geteuid().as_raw() && is_private(stat) {
+        return Ok(true);
+    }
+    let probe = format!("owner.{}.{}", std::process::id(), PROBES.fetch_add(1, Ordering::Relaxed)).into_bytes();
+    let file = match dir.create(&probe, 0o600) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(false),
+        other => other?,
+    };
+    let made = crate::sys::meta::stat_file(&file);
+    dir.remove_file(&probe)?;
+    let made = made?;
+    Ok(made.st_uid == stat.st_uid && (is_private(stat) || !is_private(&made)))
 }
 
-fn is_writable(folder: &Path) -> bool {
-    use rustix::fs::{Access, AtFlags, CWD};
-    rustix::fs::accessat(CWD, folder, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS).is_ok()
+/// The folder for the stage, its name there, and the root's name there if it is beside.
+fn place(root: &Path) -> Result<(Dir, Vec<u8>, Option<Vec<u8>>)> {
+    let beside = |name: &[u8]| [STAGE_PREFIX, b".", name].concat();
+    let found = match Dir::open(root) {
+        Ok(found) => found,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let root = std::path::absolute(root)?;
+            let (Some(parent), Some(name)) = (root.parent(), root.file_name()) else { return Err(error) };
+            let name = name.as_bytes().to_vec();
+            if beside(&name).len() > 255 {
+                return Err(ErrorKind::InvalidFilename.into());
+            }
+            return Ok((Dir::open(parent)?, beside(&name), Some(name)));
+        }
+        Err(error) => return Err(error),
+    };
+    // Where an earlier try began inside, it goes on inside.
+    if found.stat_if_there(STAGE_PREFIX)?.is_none()
+        && let Some((parent, name)) = found.place()?
+        && parent.is_mounted_with(&found)?
+        && parent.is_writable()
+        && beside(&name).len() <= 255
+    {
+        return Ok((parent, beside(&name), Some(name)));
+    }
+    Ok((found, STAGE_PREFIX.to_vec(), None))
 }

@@ -18,11 +18,12 @@ use super::source::{full_scan, index_error, save};
 use super::stage::Stage;
 use super::talk::{Aside, Talk, nonsense};
 use super::want::How;
-use super::{Cancel, LiveDir, Observer, cancelled, moves, settle};
+use super::{Cancel, LiveDir, Observer, cancelled, led_astray, moves, names, settle};
 use crate::model::sync::{Event, LeftOut, Plan, Report, SyncOptions};
 use crate::model::{Error, Kind, Result};
 use crate::sys::dir::{Dir, clear_umask};
 use crate::sys::meta;
+use crate::sys::path::is_foreign_link;
 use crate::tree::entry::{Entry, EntryKind, Meta};
 use crate::tree::filter::Filter;
 use crate::tree::link::{Ask, LocalFiles, Open, TargetEnd, Tell};
@@ -171,6 +172,9 @@ fn open_stage(dir: &LiveDir, observer: &dyn Observer, cancel: &Cancel) -> Result
 
 fn stage_error(dir: &LiveDir, cause: std::io::Error) -> Error {
     let kind = cause.kind();
+    if is_foreign_link(&cause) {
+        return led_astray("target", &dir.label, cause);
+    }
     let error = Error::io(format!("the target {} cannot be written", dir.label), cause);
     match kind {
         std::io::ErrorKind::NotFound => error.hint("the folder above it does not exist; make it first"),
@@ -222,7 +226,10 @@ impl Run<'_> {
             Some(stage) => stage.root(),
             None => open_if_there(&self.dir.root),
         };
-        let root = root.map_err(|cause| Error::io(format!("the target {} cannot be opened", self.dir.label), cause))?;
+        let root = root.map_err(|cause| match is_foreign_link(&cause) {
+            true => led_astray("target", &self.dir.label, cause),
+            false => Error::io(format!("the target {} cannot be opened", self.dir.label), cause),
+        })?;
         if let Some(stage) = stage {
             let left = stage.clear_trash().map_err(|cause| stage_error(self.dir, cause))?;
             if let Some(first) = left.first() {
@@ -288,6 +295,13 @@ impl Run<'_> {
         let is_new = root.is_none();
         tracing::debug!("comparing");
         let mut want = compare(&own, &top, &mut talk, self.options.no_remove, &filter, &unreadable, &obstacles)?;
+        if let (Some(stage), true) = (stage, want.makes_names()) {
+            names::settle(&own, &mut want, stage, root.as_ref())?;
+        }
+        if want.left_views {
+            let note = "the source tells attributes that only show other metadata; they are not copied, so the root names differ";
+            observer.event(Event::Note(note.to_owned()));
+        }
         if is_new {
             want.dirs[0].how = How::New;
             want.pending.push(0);

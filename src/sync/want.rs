@@ -37,6 +37,8 @@ pub struct Want {
     /// Something in the target's tree is not as it is wanted, and is left alone: what the target is in the end has to be
     /// seen.
     pub left_alone: bool,
+    /// The source's tree has attributes that are none of a tree's own: what is wanted is that tree without them.
+    pub left_views: bool,
     /// What does not come because something that is to be kept stands in its place.
     pub left_out: Vec<LeftOut>,
 }
@@ -78,6 +80,11 @@ pub enum Source {
 }
 
 impl Want {
+    /// Whether entries come under names that are not there yet.
+    pub fn makes_names(&self) -> bool {
+        !self.pending.is_empty() || !self.mirrors.is_empty()
+    }
+
     /// The own files that move on their own, as directory and position.
     pub fn moved_files(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
         self.moves.iter().copied()

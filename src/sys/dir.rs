@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{Error, ErrorKind, Result};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, Stat};
@@ -18,6 +19,9 @@ use rustix::io::Errno;
 /// An open directory.
 #[derive(Debug)]
 pub struct Dir(OwnedFd);
+
+/// `FS_CASEFOLD_FL` of linux/fs.h.
+const CASEFOLD: rustix::fs::IFlags = rustix::fs::IFlags::from_bits_retain(0x4000_0000);
 
 /// The longest path the kernel takes in one call, with room for its end.
 const PATH_STEP: usize = 4000;
@@ -42,10 +46,55 @@ impl DirName {
 }
 
 impl Dir {
-    /// Opens a directory by a path that is trusted (typed by the user, or our own): links in it are followed.
+    /// Opens a directory by a path from outside (typed by the user, or our own): links in it are followed where nobody but
+    /// root or this user made them.
     pub fn open(path: &Path) -> Result<Dir> {
+        Ok(Dir(super::path::open_dir(path)?))
+    }
+
+    /// The folder that this directory is in, and its name there. `None` for the root of all, and where this directory
+    /// cannot be found again by that name.
+    pub fn place(&self) -> Result<Option<(Dir, Vec<u8>)>> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(Dir(rustix::fs::open(path, flags, Mode::empty())?))
+        let above = match rustix::fs::openat(&self.0, "..", flags, Mode::empty()) {
+            Ok(above) => Dir(above),
+            Err(Errno::ACCESS | Errno::PERM) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let path = super::path::of(&self.0)?;
+        let Some(name) = path.file_name().map(OsStrExt::as_bytes) else { return Ok(None) };
+        let here = self.stat_self()?;
+        let found =
+            above.stat_if_there(name)?.is_some_and(|stat| (stat.st_dev, stat.st_ino) == (here.st_dev, here.st_ino));
+        Ok(found.then(|| (above, name.to_vec())))
+    }
+
+    /// Whether both are seen through one mount, so that names can be moved from one to the other: a file system may be
+    /// mounted in more than one place, or a part of it.
+    pub fn is_mounted_with(&self, other: &Dir) -> Result<bool> {
+        use rustix::fs::{StatxFlags, statx};
+        let mount = |dir: &Dir| -> Result<Option<u64>> {
+            let found = statx(&dir.0, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
+            Ok((found.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(found.stx_mnt_id))
+        };
+        Ok(self.stat_self()?.st_dev == other.stat_self()?.st_dev && mount(self)? == mount(other)?)
+    }
+
+    /// Whether this process may make and remove names in it.
+    pub fn is_writable(&self) -> bool {
+        use rustix::fs::Access;
+        rustix::fs::accessat(&self.0, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS).is_ok()
+    }
+
+    /// Whether names in it are compared without case, by a property of this one directory (ext4, f2fs, tmpfs). What is made
+    /// in it inherits that.
+    pub fn folds_names(&self) -> bool {
+        rustix::fs::ioctl_getflags(&self.0).is_ok_and(|flags| flags.contains(CASEFOLD))
+    }
+
+    /// Gives an empty directory that property.
+    pub fn fold_names(&self) -> Result<()> {
+        Ok(rustix::fs::ioctl_setflags(&self.0, rustix::fs::ioctl_getflags(&self.0)? | CASEFOLD)?)
     }
 
     /// Opens a directory below this one; `path` is relative and may be empty (this directory again). Never leaves it,
@@ -185,7 +234,7 @@ impl Dir {
     }
 
     /// Makes that what is created in this directory of ours gets the group of this process and just the mode it is given:
-    /// the folder above may hand down its own group (setgid) or access list.
+    /// the folder above may hand down its own group (setgid), access list or properties.
     pub fn inherit_nothing(&self) -> Result<()> {
         let gid = rustix::process::getegid();
         match rustix::fs::fchown(&self.0, None, Some(gid)) {
@@ -193,13 +242,12 @@ impl Dir {
             Ok(()) | Err(Errno::PERM | Errno::INVAL | Errno::OPNOTSUPP) => {}
             Err(error) => return Err(error.into()),
         }
-        for list in ["system.posix_acl_default", "system.posix_acl_access"] {
-            match rustix::fs::fremovexattr(&self.0, list) {
-                Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::INVAL | Errno::PERM) => {}
-                Err(error) => return Err(error.into()),
-            }
+        super::attrs::remove_inherited(self)?;
+        match rustix::fs::fchmod(&self.0, Mode::RWXU) {
+            // A file system without modes: whether it is private has been looked at.
+            Ok(()) | Err(Errno::PERM | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            Err(error) => Err(error.into()),
         }
-        Ok(rustix::fs::fchmod(&self.0, Mode::RWXU)?)
     }
 
     pub fn make_symlink(&self, name: &[u8], target: &[u8]) -> Result<()> {

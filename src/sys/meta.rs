@@ -1,75 +1,17 @@
-//! Metadata: owners, modes, times and extended attributes, read and written without following anything.
+//! Metadata: owners, modes, times and extended attributes ([`attrs`]), read and written without following anything.
 
 use std::fs::File;
 use std::io::{Error, Result};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
+pub use super::attrs::{Refusals, Xattr, xattrs_at, xattrs_of};
+
+use super::attrs;
 use super::clock::Time;
 use super::dir::Dir;
-
-/// An extended attribute: name and value.
-pub type Xattr = (Box<[u8]>, Box<[u8]>);
-
-/// The largest list of names, and the largest value, that Linux keeps.
-const XATTR_MAX: usize = 64 * 1024;
-
-/// Reads the extended attributes of `name` in `dir`, sorted by name. An empty list where the file system has none.
-pub fn xattrs_at(dir: &Dir, name: &[u8]) -> Result<Vec<Xattr>> {
-    let path = dir.proc_path(name);
-    read_all(
-        |buffer| rustix::fs::llistxattr(&path[..], buffer),
-        |key, buffer| rustix::fs::lgetxattr(&path[..], key, buffer),
-    )
-}
-
-/// Reads the extended attributes of an open file or directory, sorted by name.
-pub fn xattrs_of(file: impl AsFd) -> Result<Vec<Xattr>> {
-    let file = file.as_fd();
-    read_all(|buffer| rustix::fs::flistxattr(file, buffer), |key, buffer| rustix::fs::fgetxattr(file, key, buffer))
-}
-
-fn read_all(
-    list: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
-    value: impl Fn(&[u8], &mut [u8]) -> rustix::io::Result<usize>,
-) -> Result<Vec<Xattr>> {
-    let mut small = [0; 512];
-    let mut large = Vec::new();
-    let names = match list(&mut small) {
-        Ok(count) => &small[..count],
-        Err(Errno::RANGE) => {
-            large.resize(XATTR_MAX, 0);
-            let count = list(&mut large)?;
-            &large[..count]
-        }
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => &[],
-        Err(error) => return Err(error.into()),
-    };
-    let mut found = Vec::new();
-    for key in names.split(|&byte| byte == 0).filter(|key| !key.is_empty()) {
-        let mut buffer = vec![0; 256];
-        let count = match value(key, &mut buffer) {
-            Err(Errno::RANGE) => {
-                buffer.resize(XATTR_MAX, 0);
-                value(key, &mut buffer)
-            }
-            other => other,
-        };
-        match count {
-            Ok(count) => {
-                buffer.truncate(count);
-                found.push((key.into(), buffer.into_boxed_slice()));
-            }
-            // Gone since it was listed, or not for us to see.
-            Err(Errno::NODATA | Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    found.sort();
-    Ok(found)
-}
 
 /// What is to be true of an entry's metadata.
 #[derive(Clone, Copy, Debug)]
@@ -82,136 +24,200 @@ pub struct Wanted<'a> {
     pub xattrs: &'a [Xattr],
 }
 
-/// What could not be made true, in a few words each.
-pub type Refusals = Vec<String>;
-
 /// Gives an open file or directory its metadata. `fresh`: it was just made by us with this mode and has no attributes yet.
 pub fn apply(file: BorrowedFd<'_>, wanted: &Wanted<'_>, fresh: bool, refusals: &mut Refusals) -> Result<()> {
-    let (me, mine) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let now = if fresh { None } else { Some(rustix::fs::fstat(file)?) };
-    let (uid, gid) = now.map_or((me, mine), |stat| (stat.st_uid, stat.st_gid));
-    let mut mode_lost = false;
-    if (uid, gid) != (wanted.uid, wanted.gid) {
-        own(wanted, uid, gid, refusals, |uid, gid| rustix::fs::fchown(file, uid, gid))?;
-        // The kernel drops setuid and setgid when an owner changes.
-        mode_lost = wanted.mode.is_some_and(|mode| mode & 0o6000 != 0);
-    }
-    if let Some(mode) = wanted.mode
-        && (mode_lost || now.is_none_or(|stat| stat.st_mode & 0o7777 != mode) && !(fresh && mode & 0o7000 == 0))
-    {
-        rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?;
-    }
-    if !fresh || !wanted.xattrs.is_empty() {
-        let old = if fresh { Vec::new() } else { xattrs_of(file)? };
-        // With an access list the mode is a part of it: set the list last, it says the same.
-        apply_xattrs(
-            &old,
-            wanted.xattrs,
-            refusals,
-            |key, value| rustix::fs::fsetxattr(file, key, value, XattrFlags::empty()),
-            |key| rustix::fs::fremovexattr(file, key),
-        )?;
-        if let (Some(mode), false) = (wanted.mode, old == wanted.xattrs)
-            && rustix::fs::fstat(file)?.st_mode & 0o7777 != mode
-        {
-            rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?;
-        }
-    }
-    rustix::fs::futimens(file, &times(wanted.mtime))?;
-    Ok(())
+    Held::Open(file).give(wanted, fresh, refusals)
 }
 
 /// Gives `name` in `dir` its metadata, whatever kind of entry it is.
 pub fn apply_at(dir: &Dir, name: &[u8], wanted: &Wanted<'_>, refusals: &mut Refusals) -> Result<()> {
     // O_PATH holds on to the very inode that was looked at; a file put in its place a moment later is not touched.
     let held = rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-    let stat = rustix::fs::fstat(&held)?;
-    let is_link = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_symlink();
     let magic = format!("/proc/self/fd/{}", held.as_raw_fd());
-    let mut mode_lost = false;
-    if (stat.st_uid, stat.st_gid) != (wanted.uid, wanted.gid) {
-        own(wanted, stat.st_uid, stat.st_gid, refusals, |uid, gid| {
-            rustix::fs::chownat(&held, "", uid, gid, AtFlags::EMPTY_PATH)
-        })?;
-        mode_lost = true;
-    }
-    if let (Some(mode), false) = (wanted.mode, is_link)
-        && (mode_lost || stat.st_mode & 0o7777 != mode)
-    {
-        rustix::fs::chmod(magic.as_str(), Mode::from_raw_mode(mode))?;
-    }
-    let old = xattrs_at(dir, name)?;
-    if old != wanted.xattrs {
-        let path = dir.proc_path(name);
-        apply_xattrs(
-            &old,
-            wanted.xattrs,
-            refusals,
-            |key, value| rustix::fs::lsetxattr(&path[..], key, value, XattrFlags::empty()),
-            |key| rustix::fs::lremovexattr(&path[..], key),
-        )?;
-        if let (Some(mode), false) = (wanted.mode, is_link)
-            && rustix::fs::fstat(&held)?.st_mode & 0o7777 != mode
-        {
-            rustix::fs::chmod(magic.as_str(), Mode::from_raw_mode(mode))?;
-        }
-    }
-    rustix::fs::utimensat(dir, name, &times(wanted.mtime), AtFlags::SYMLINK_NOFOLLOW)?;
-    Ok(())
+    Held::Named { dir, name, held, magic }.give(wanted, false, refusals)
 }
 
-fn own(
-    wanted: &Wanted<'_>,
-    uid: u32,
-    gid: u32,
-    refusals: &mut Refusals,
-    chown: impl Fn(Option<Uid>, Option<Gid>) -> rustix::io::Result<()>,
-) -> Result<()> {
-    match chown(Some(Uid::from_raw(wanted.uid)), Some(Gid::from_raw(wanted.gid))) {
-        Ok(()) => return Ok(()),
-        Err(Errno::PERM | Errno::INVAL | Errno::OPNOTSUPP) => {}
-        Err(error) => return Err(error.into()),
-    }
-    if uid != wanted.uid {
-        refusals.push("the owner could not be kept: only root may give files away".to_string());
-    }
-    if gid != wanted.gid {
-        match chown(None, Some(Gid::from_raw(wanted.gid))) {
-            Ok(()) => {}
-            Err(Errno::PERM | Errno::INVAL | Errno::OPNOTSUPP) => {
-                refusals.push("the group could not be kept: this user is not in it".to_string());
+/// What is given its metadata.
+enum Held<'a> {
+    Open(BorrowedFd<'a>),
+    /// An entry that is not opened: the inode, and the path by which calls that take no such descriptor reach it.
+    Named {
+        dir: &'a Dir,
+        name: &'a [u8],
+        held: OwnedFd,
+        magic: String,
+    },
+}
+
+impl Held<'_> {
+    fn give(&self, wanted: &Wanted<'_>, fresh: bool, refusals: &mut Refusals) -> Result<()> {
+        let (me, mine) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let now = if fresh { None } else { Some(self.stat()?) };
+        let (uid, gid) = now.map_or((me, mine), |stat| (stat.st_uid, stat.st_gid));
+        let is_link = now.is_some_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_symlink());
+        let owned = (uid, gid) == (wanted.uid, wanted.gid);
+        if !owned {
+            self.own(wanted, uid, gid, refusals)?;
+        }
+        let mode = match wanted.mode.filter(|_| !is_link) {
+            Some(mode) if mode & 0o6000 != 0 => Some(self.harmless(mode, wanted, refusals)?),
+            other => other,
+        };
+        if let Some(mode) = mode {
+            // The kernel drops setuid and setgid when an owner changes; a fresh file has all but these.
+            let lost = !owned && mode & 0o6000 != 0;
+            let differs = now.map_or(mode & 0o7000 != 0, |stat| stat.st_mode & 0o7777 != mode);
+            if lost || differs {
+                self.set_mode(mode, refusals)?;
             }
+        }
+        if !fresh || !wanted.xattrs.is_empty() {
+            let old = if fresh { Vec::new() } else { self.xattrs()? };
+            if old != wanted.xattrs {
+                self.change_xattrs(&old, wanted.xattrs, refusals)?;
+                // With an access list the mode is a part of it: the list says the same, what took its place may not.
+                if let Some(mode) = mode
+                    && self.stat()?.st_mode & 0o7777 != mode
+                {
+                    self.set_mode(mode, refusals)?;
+                }
+            }
+        }
+        match self.set_time(wanted.mtime) {
+            Ok(()) => Ok(()),
+            Err(error) if is_refusal(error) => {
+                refusals.push(format!("the time could not be kept: {}", Error::from(error)));
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn own(&self, wanted: &Wanted<'_>, uid: u32, gid: u32, refusals: &mut Refusals) -> Result<()> {
+        match self.chown(Some(Uid::from_raw(wanted.uid)), Some(Gid::from_raw(wanted.gid))) {
+            Ok(()) => return Ok(()),
+            Err(error) if is_refusal(error) => {}
             Err(error) => return Err(error.into()),
         }
+        let is_root = rustix::process::geteuid().is_root();
+        let why = |user: &'static str| if is_root { "the target's file system does not take it" } else { user };
+        if uid != wanted.uid {
+            refusals.push(format!("the owner could not be kept: {}", why("only root may give files away")));
+        }
+        if gid != wanted.gid {
+            match self.chown(None, Some(Gid::from_raw(wanted.gid))) {
+                Ok(()) => {}
+                Err(error) if is_refusal(error) => {
+                    refusals.push(format!("the group could not be kept: {}", why("this user is not in it")));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// The mode without what would give the rights of somebody else than at the source: setuid and setgid are for the owner
+    /// and the group that go with them (POSIX, `cp -p`). Looked at rather than concluded, since some file systems take a
+    /// change of owner and forget it. On a directory setgid only hands down the group.
+    fn harmless(&self, mode: u32, wanted: &Wanted<'_>, refusals: &mut Refusals) -> Result<u32> {
+        let now = self.stat()?;
+        let (other_user, other_group) = (now.st_uid != wanted.uid, now.st_gid != wanted.gid);
+        let is_dir = super::dir::is_dir(&now);
+        let lost = match is_dir {
+            true if other_group => mode & 0o2000,
+            false if other_user || other_group => mode & 0o6000,
+            _ => 0,
+        };
+        if lost != 0 {
+            let names = match lost {
+                0o2000 => "setgid was",
+                0o4000 => "setuid was",
+                _ => "setuid and setgid were",
+            };
+            refusals.push(format!("{names} not set: without its owner and group it would give other rights"));
+        }
+        Ok(mode & !lost)
+    }
+
+    fn set_mode(&self, mode: u32, refusals: &mut Refusals) -> Result<()> {
+        match self.chmod(Mode::from_raw_mode(mode)) {
+            Ok(()) => Ok(()),
+            Err(error) if is_refusal(error) => {
+                refusals.push(format!("the mode could not be kept: {}", Error::from(error)));
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn stat(&self) -> Result<rustix::fs::Stat> {
+        Ok(match self {
+            Held::Open(file) => rustix::fs::fstat(file)?,
+            Held::Named { held, .. } => rustix::fs::fstat(held)?,
+        })
+    }
+
+    fn chown(&self, uid: Option<Uid>, gid: Option<Gid>) -> rustix::io::Result<()> {
+        match self {
+            Held::Open(file) => rustix::fs::fchown(file, uid, gid),
+            Held::Named { held, .. } => rustix::fs::chownat(held, "", uid, gid, AtFlags::EMPTY_PATH),
+        }
+    }
+
+    fn chmod(&self, mode: Mode) -> rustix::io::Result<()> {
+        match self {
+            Held::Open(file) => rustix::fs::fchmod(file, mode),
+            Held::Named { magic, .. } => rustix::fs::chmod(magic.as_str(), mode),
+        }
+    }
+
+    fn xattrs(&self) -> Result<Vec<Xattr>> {
+        match self {
+            Held::Open(file) => xattrs_of(file),
+            Held::Named { magic, .. } => attrs::read_all(
+                |buffer| rustix::fs::listxattr(magic.as_str(), buffer),
+                |key, buffer| rustix::fs::getxattr(magic.as_str(), key, buffer),
+            ),
+        }
+    }
+
+    fn change_xattrs(&self, old: &[Xattr], wanted: &[Xattr], refusals: &mut Refusals) -> Result<()> {
+        let flags = XattrFlags::empty();
+        match self {
+            Held::Open(file) => attrs::change(
+                old,
+                wanted,
+                refusals,
+                |key, value| rustix::fs::fsetxattr(file, key, value, flags),
+                |key| rustix::fs::fremovexattr(file, key),
+            ),
+            Held::Named { magic, .. } => attrs::change(
+                old,
+                wanted,
+                refusals,
+                |key, value| rustix::fs::setxattr(magic.as_str(), key, value, flags),
+                |key| rustix::fs::removexattr(magic.as_str(), key),
+            ),
+        }
+    }
+
+    fn set_time(&self, mtime: Time) -> rustix::io::Result<()> {
+        match self {
+            Held::Open(file) => rustix::fs::futimens(file, &times(mtime)),
+            Held::Named { dir, name, .. } => {
+                rustix::fs::utimensat(dir, *name, &times(mtime), AtFlags::SYMLINK_NOFOLLOW)
+            }
+        }
+    }
 }
 
-fn apply_xattrs(
-    old: &[Xattr],
-    wanted: &[Xattr],
-    refusals: &mut Refusals,
-    set: impl Fn(&[u8], &[u8]) -> rustix::io::Result<()>,
-    remove: impl Fn(&[u8]) -> rustix::io::Result<()>,
-) -> Result<()> {
-    let mut refuse = |key: &[u8], error: Errno| match error {
-        Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS | Errno::INVAL | Errno::NOSPC | Errno::TOOBIG | Errno::RANGE => {
-            let key = String::from_utf8_lossy(key);
-            refusals.push(format!("the attribute {key} could not be kept: {}", Error::from(error)));
-            Ok(())
-        }
-        other => Err(Error::from(other)),
-    };
-    for (key, _) in old.iter().filter(|(key, _)| !wanted.iter().any(|(other, _)| other == key)) {
-        match remove(key) {
-            Ok(()) | Err(Errno::NODATA) => {}
-            Err(error) => refuse(key, error)?,
-        }
-    }
-    for (key, value) in wanted.iter().filter(|pair| !old.contains(pair)) {
-        set(key, value).or_else(|error| refuse(key, error))?;
-    }
-    Ok(())
+/// Whether the file system, or our rights, forbid it rather than the moment: a file system without modes or owners, an owner
+/// that cannot be told there.
+fn is_refusal(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::PERM | Errno::ACCESS | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::OVERFLOW | Errno::NOTTY
+    )
 }
 
 fn times(mtime: Time) -> Timestamps {

@@ -24,6 +24,7 @@ use super::records::{Ptr, Records, Rows};
 use super::view::{DirNode, Item, Links, State, View, encode_items, join};
 use crate::model::Name;
 use crate::model::sync::LeftOut;
+use crate::sys::attrs::drop_views;
 use crate::sys::clock::file_clock;
 use crate::sys::dir::{Dir, DirName, is_dir, is_gone};
 use crate::sys::mapped::Mapped;
@@ -227,12 +228,14 @@ impl Scan<'_> {
             let stamps = if stat.st_dev == own.st_dev { stamps } else { Stamps::at(dir, &entry.name) };
             let is_told = stamps.vouch(&stat, now) && !mapped.contains(stat.st_dev, stat.st_ino);
             let item = match known {
-                Some(item)
+                Some(mut item)
                     if !is_implied
                         && is_told
                         && self.vouches(&item, &stat)
                         && is_whole(&item, records, &mut damaged) =>
                 {
+                    // An index of a version before this one may have them.
+                    same &= !drop_views(&mut item.entry.meta.xattrs);
                     item
                 }
                 _ => {

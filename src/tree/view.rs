@@ -205,6 +205,14 @@ impl View {
         let mut list = ListBuilder::new(ListKind::Entries, |_, _| ());
         for item in &mut items {
             if item.entry.is_dir() {
+                // A folder that was dropped keeps its place in the table.
+                while self
+                    .dirs
+                    .get(child as usize)
+                    .is_some_and(|node| node.parent == dir && node.name != item.entry.name)
+                {
+                    child += 1;
+                }
                 let content = self.dirs[child as usize].content;
                 changed |= item.entry.content() != Some(content);
                 item.entry.set_content(content);

@@ -12,7 +12,8 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// `kind`: ext4, ext4-128 (with inodes so small that their stamps are whole seconds), xfs, btrfs or tmpfs.
+    /// `kind`: ext4, xfs, btrfs, tmpfs; ext4-seconds, with room for whole seconds; ntfs, without modes and owners; ntfs-lower,
+    /// which makes all names small; exfat, which has no links and takes upper and lower case for the same.
     pub fn new(kind: &str, mib: u64) -> Disk {
         let dir = super::scratch();
         let root = dir.path().join("mounted");
@@ -26,12 +27,19 @@ impl Disk {
             let image = image.to_str().expect("a plain path");
             match kind {
                 "ext4" => sh("mkfs.ext4", &["-q", "-F", "-m", "0", image]),
-                "ext4-128" => sh("mkfs.ext4", &["-q", "-F", "-m", "0", "-I", "128", image]),
+                "ext4-seconds" => sh("mkfs.ext4", &["-q", "-F", "-m", "0", "-I", "128", image]),
+                "exfat" => sh("mkfs.exfat", &[image]),
+                "ntfs" | "ntfs-lower" => sh("mkfs.ntfs", &["-F", "-Q", "-q", image]),
                 "xfs" => sh("mkfs.xfs", &["-q", "-f", image]),
                 "btrfs" => sh("mkfs.btrfs", &["-q", "-f", image]),
                 other => panic!("no file system {other}"),
             };
-            sh("mount", &["-o", "loop", image, at]);
+            match kind {
+                "ntfs" => sh("ntfs-3g", &[image, at]),
+                "ntfs-lower" => sh("lowntfs-3g", &["-o", "ignore_case", image, at]),
+                "exfat" => sh("mount", &["-t", "exfat-fuse", "-o", "loop", image, at]),
+                _ => sh("mount", &["-o", "loop", image, at]),
+            };
         }
         Disk { root, _dir: dir }
     }

@@ -232,3 +232,33 @@ fn a_source_that_scans_for_ever_is_not_waited_for() {
     assert_eq!(error.kind, Kind::Cancelled, "{}", error.chain());
     source.join().expect("the source");
 }
+
+#[test]
+fn attributes_that_only_show_others_are_left_out_of_a_tree_that_was_named_with_them() {
+    // Snapshots of xfs by versions before this one have them.
+    let dir = scratch();
+    let target = dir.path().join("target");
+    let with_views = |mut entry: Entry| {
+        let both = [("trusted.SGI_ACL_FILE", "x"), ("user.own", "1")];
+        entry.meta.xattrs = both.map(|(key, value)| (key.as_bytes().into(), value.as_bytes().into())).to_vec();
+        entry
+    };
+    for round in 0..2 {
+        let report = told(&target, &forced(), vec![], move |ask| match ask {
+            Ask::List { dir: 0, .. } => vec![listing(0, 1, &[with_views(folder("d")), with_views(file("f", 3))])],
+            Ask::List { dir, .. } => vec![listing(dir, 2, &[])],
+            Ask::Fetch { dir, entries } => {
+                let all = entries.iter().map(|entry| FileItem { entry: *entry, ..item(dir, 0, b"new", FileState::Ok) });
+                vec![Tell::Files { items: all.collect(), data: b"new"[..].into() }]
+            }
+            _ => vec![],
+        });
+        let report = report.unwrap();
+        assert_eq!((report.left_out, report.root_source == report.root_target), (0, false), "round {round}");
+        for name in ["d", "f"] {
+            let mut names = [0u8; 256];
+            let count = rustix::fs::llistxattr(target.join(name), &mut names[..]).unwrap();
+            assert_eq!(String::from_utf8_lossy(&names[..count]), "user.own\0", "{name}, round {round}");
+        }
+    }
+}

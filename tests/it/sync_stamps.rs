@@ -46,7 +46,7 @@ fn until_unseen(mut once: impl FnMut(usize) -> bool) {
 
 #[test]
 fn a_source_that_is_rewritten_within_its_second_is_copied() {
-    let disk = Disk::new("ext4-128", 64);
+    let disk = Disk::new("ext4-seconds", 64);
     let source = disk.root.join("source");
     fs::create_dir(&source).unwrap();
     let dir = scratch();
@@ -72,7 +72,7 @@ fn a_source_that_is_rewritten_within_its_second_is_copied() {
 
 #[test]
 fn what_is_no_file_and_changes_within_its_second_is_copied() {
-    let disk = Disk::new("ext4-128", 64);
+    let disk = Disk::new("ext4-seconds", 64);
     let source = disk.root.join("source");
     fs::create_dir_all(source.join("folder")).unwrap();
     let dir = scratch();
@@ -102,7 +102,7 @@ fn what_is_no_file_and_changes_within_its_second_is_copied() {
 
 #[test]
 fn a_target_that_is_rewritten_within_the_second_of_its_sync_is_set_right() {
-    let disk = Disk::new("ext4-128", 64);
+    let disk = Disk::new("ext4-seconds", 64);
     let dir = scratch();
     let (source, target) = (dir.path().join("source"), disk.root.join("target"));
     fs::create_dir(&source).unwrap();
@@ -143,7 +143,7 @@ fn long_ago(seconds_later: u64) -> SystemTime {
 
 #[test]
 fn a_tenant_whose_volume_has_stamps_of_whole_seconds_is_copied_and_shown_as_it_is() {
-    let disk = Disk::new("ext4-128", 64);
+    let disk = Disk::new("ext4-seconds", 64);
     let volume = disk.root.join("volume");
     fs::create_dir(&volume).unwrap();
     let dir = scratch();
@@ -166,7 +166,7 @@ fn a_tenant_whose_volume_has_stamps_of_whole_seconds_is_copied_and_shown_as_it_i
 #[test]
 fn a_mount_shows_what_is_rewritten_within_its_second() {
     let mut stage = Stage::new();
-    let disk = Disk::new("ext4-128", 64);
+    let disk = Disk::new("ext4-seconds", 64);
     stage.init("coarse", &disk.root);
     stage.volume = disk.root.clone();
     let file = disk.root.join("file");

@@ -9,6 +9,7 @@ use crate::cli::output::Output;
 use crate::model::sync::{Report, SyncOptions};
 use crate::model::{Error, Result};
 use crate::sync::{Cancel, LiveDir, Observer};
+use crate::sys::path::{is_foreign_link, real};
 
 /// A folder with the file that remembers it.
 pub fn live_dir(folder: &Path, out: &Output) -> LiveDir {
@@ -31,10 +32,13 @@ pub fn live_dir(folder: &Path, out: &Output) -> LiveDir {
 /// The folder without symlinks on the way to it, as far as it is there.
 fn canonical(folder: &Path) -> PathBuf {
     let whole = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
-    if let Ok(found) = whole.canonicalize() {
-        return found;
+    match real(&whole) {
+        Ok(found) => return found,
+        // Whoever opens it says why not.
+        Err(error) if is_foreign_link(&error) => return whole,
+        Err(_) => {}
     }
-    match (whole.parent().map(Path::canonicalize), whole.file_name()) {
+    match (whole.parent().map(real), whole.file_name()) {
         (Some(Ok(parent)), Some(name)) => parent.join(name),
         _ => whole,
     }

@@ -184,7 +184,8 @@ impl Watching {
     }
 
     fn left_out(&self, left: &LeftOut) {
-        let path = show::path(&left.path);
+        // The root itself has no name.
+        let path = if left.path.is_empty() { ".".to_owned() } else { show::path(&left.path) };
         self.out.event(&json!({"event": "left_out", "path": path, "reason": left.reason}));
         self.out.detail(format!("left out {path}: {}", left.reason));
         let mut state = self.state();

@@ -12,6 +12,7 @@ use crate::sync::source::index_error;
 use crate::sync::stage::Stage;
 use crate::sync::talk::{gone, nonsense};
 use crate::sync::want::NONE;
+use crate::sys::attrs::drop_views;
 use crate::tree::chunk::{self, MAX};
 use crate::tree::entry::{Entry, EntryKind};
 use crate::tree::link::{Ask, ChunkRef, FileItem, FileState};
@@ -117,6 +118,9 @@ impl Shared<'_> {
                 entry.name == item.entry.name && matches!(entry.kind, EntryKind::File { .. }) && bytes.is_empty()
             });
             item.entry = entry.ok_or_else(|| nonsense("an entry that cannot be read"))?;
+            if drop_views(&mut item.entry.meta.xattrs) {
+                lock(&self.staged).incomplete = true;
+            }
         }
         match told.state {
             FileState::Ok => {}

@@ -101,7 +101,7 @@ impl Scan<'_> {
             let Some(first) = &file.first else { continue };
             if (first.dir, first.at) != (dir, member.at) {
                 let path = join(paths.of(view, first.dir), &first.name);
-                view.links.add(&path, dir);
+                view.links.add(dir);
                 if matches!(&item.entry.kind, EntryKind::Link { first } if **first == path[..]) {
                     continue;
                 }
