@@ -52,6 +52,7 @@ mod tasks;
 mod tenants;
 mod upkeep;
 mod users;
+mod uses;
 
 #[cfg(test)]
 mod grants_tests;
@@ -350,9 +351,10 @@ impl Drop for Started {
 
 async fn start(home: Home, config: &ServerConfig) -> Result<Started> {
     crate::transport::provide_crypto();
+    // First: in a home of a newer program nothing is made or changed.
+    let state = Arc::new(State::open(&home.database())?);
     let identity = Arc::new(Identity::load_or_create(&home.host_key())?);
     let local_key = Identity::load_or_create(&home.admin_key())?.public();
-    let state = Arc::new(State::open(&home.database())?);
     state.enrol(&local_key, LOCAL_LABEL, Role::Admin, &[], now_unix())?;
     recover(&home, &state)?;
     jobs::recover(&state)?;

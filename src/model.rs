@@ -15,6 +15,7 @@ pub mod release;
 pub mod running;
 pub mod schedule;
 pub mod seat;
+pub mod shown;
 pub mod sync;
 
 pub use domain::Domain;

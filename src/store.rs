@@ -16,10 +16,11 @@ macro_rules! fault {
 
 pub mod diff;
 pub mod gc;
+pub mod holes;
 mod index;
 pub mod look;
 mod lru;
-mod pack;
+pub mod pack;
 pub mod place;
 mod read;
 mod rebuild;
@@ -206,9 +207,21 @@ impl Store {
         Ok(())
     }
 
-    /// Takes a snapshot: `work` writes its trees and makes its record, which comes last.
-    pub fn snapshot(&self, work: impl FnOnce(&Writer<'_>) -> Result<Snapshot>) -> Result<(Name, Snapshot)> {
+    /// Takes a snapshot: `work` writes its trees and makes its record, which comes last. `hear` is told what people should know.
+    pub fn snapshot(
+        &self,
+        hear: &dyn Fn(String),
+        work: impl FnOnce(&Writer<'_>) -> Result<Snapshot>,
+    ) -> Result<(Name, Snapshot)> {
         let _shared = read_lock(&self.gate);
+        let lost = self.notice_losses()?;
+        if lost > 0 {
+            hear(format!(
+                "{lost} packs of the store {} are gone or cut off: what was in them is stored again as far as it is still \
+                 there; `mcloud snapshot verify` says which older snapshots are hurt",
+                self.label()
+            ));
+        }
         let record = Writer::run(self, work)?;
         fault!("store.before_snapshot", "before the snapshot");
         let id = self.put_snapshot(&record)?;
@@ -271,7 +284,7 @@ impl Store {
                     .hint("`mcloud snapshot list` shows those there are")
             })
         };
-        let pin = self.pin(find()?.volumes.iter().map(snapshot::Volume::content).collect());
+        let pin = self.pin(find()?.volumes.iter().flat_map(snapshot::Volume::lists).collect());
         // Whoever removed it before the pin was set did not see the pin.
         Ok((find()?, pin))
     }
@@ -347,6 +360,12 @@ fn write_lock<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
+#[cfg(test)]
+mod bucket_tests;
+#[cfg(test)]
+mod holes_tests;
+#[cfg(test)]
+mod rules_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(all(test, feature = "faults"))]

@@ -15,7 +15,7 @@ mod pages;
 mod place;
 mod plan;
 mod receive;
-mod redo;
+pub mod redo;
 mod replay;
 mod settle;
 mod source;
@@ -26,7 +26,7 @@ mod transplant;
 mod want;
 
 pub use source::serve;
-pub use target::{recover, run};
+pub use target::{is_unfinished, recover, run};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -5,6 +5,8 @@ pub mod attrs;
 pub mod clock;
 pub mod copy;
 pub mod dir;
+pub mod inode;
+pub mod inotify;
 pub mod mapped;
 pub mod memory;
 pub mod meta;

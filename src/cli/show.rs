@@ -2,6 +2,9 @@
 
 use std::fmt::Write;
 
+use crate::model::shown::is_safe;
+pub use crate::model::shown::path;
+
 /// Text from outside, for a terminal or a log: whatever could move a cursor or break a line is escaped.
 pub fn text(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
@@ -18,24 +21,6 @@ pub fn text(text: &str) -> String {
 /// As [`text`], of several lines: the line breaks stay.
 pub fn lines(lines: &str) -> String {
     lines.split('\n').map(text).collect::<Vec<_>>().join("\n")
-}
-
-/// A path as bytes: invalid UTF-8 becomes `\xNN`.
-pub fn path(bytes: &[u8]) -> String {
-    let mut shown = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        shown.push_str(&text(chunk.valid()));
-        for byte in chunk.invalid() {
-            let _ = write!(shown, "\\x{byte:02x}");
-        }
-    }
-    shown
-}
-
-/// Controls, and what changes the direction or the look of the text around it.
-fn is_safe(c: char) -> bool {
-    !c.is_control()
-        && !matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 /// `1.3 GB`, in powers of a thousand.
@@ -119,7 +104,6 @@ mod tests {
     #[test]
     fn nothing_that_moves_a_cursor_is_shown() {
         assert_eq!(text("a\u{1b}[2Jb\r\n\u{202e}é"), "a\\u{1b}[2Jb\\r\\n\\u{202e}é");
-        assert_eq!(path(b"a\xff/b\n"), "a\\xff/b\\n");
         assert_eq!(lines("a\nb\u{7}"), "a\nb\\u{7}");
     }
 

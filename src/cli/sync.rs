@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::daemon::client::{Restore, restore_to_tenant, sync_between};
+use crate::daemon::client::{Client, Restore, restore_to_tenant, sync_between};
 use crate::model::between::{Between, Sum};
 use crate::model::sync::{Report, SyncOptions};
 use crate::model::{Error, Host, Kind, Place, Reference, Result};
@@ -157,8 +157,17 @@ pub fn run(arguments: Sync, context: Context) -> Result<u8> {
         return restore(&word, &target, &options, context);
     }
     let options = options(&arguments)?;
-    let source = Place::parse(&arguments.source)?;
-    let target = Place::parse(&arguments.target)?;
+    let mut source = Place::parse(&arguments.source)?;
+    let mut target = Place::parse(&arguments.target)?;
+    if arguments.watch {
+        // `.` is a path, too: what is there later, not the folder that was there at first, wherever it went.
+        for place in [&mut source, &mut target] {
+            if let Place::Folder(folder) = place {
+                *folder = std::path::absolute(&*folder)
+                    .map_err(|cause| Error::io(format!("{} cannot be named", folder.display()), cause))?;
+            }
+        }
+    }
     let way = match (source, target) {
         (Place::Folder(from), Place::Folder(to)) => Way::Folders(from, to),
         (Place::Folder(from), Place::Tenant(to)) => Way::Push(from, to),
@@ -252,7 +261,7 @@ pub(super) fn whose(word: &str, context: &Context) -> Result<(String, Host)> {
 
 /// Several volumes, each to a folder of its own; one alone is the folder itself.
 async fn restore_to_folders(what: &Restore, host: &Host, folder: &std::path::Path, job: &Job) -> Result<Report> {
-    let client = context::connect(host).await?;
+    let client = job.connect(host).await?;
     let mut sum = Sum::default();
     for (volume, below) in what.folders()? {
         let folder = below.map_or_else(|| folder.to_owned(), |below| folder.join(below));
@@ -276,16 +285,7 @@ struct Job {
 impl Job {
     /// Does it, and tells people what was done.
     async fn once(&self) -> Result<Report> {
-        self.watching.begin();
-        let report = self.attempt().await;
-        self.watching.end();
-        let report = report.map_err(|error| {
-            if self.cancel.load(Ordering::Relaxed) && error.kind == Kind::Cancelled {
-                Error { message: "stopped; the target is as it was".to_owned(), ..error }
-            } else {
-                error
-            }
-        })?;
+        let report = self.round().await?;
         self.watching.list_left_out();
         if !self.out.quiet {
             self.out.line(plan::summary(&report, self.options.dry_run));
@@ -293,34 +293,61 @@ impl Job {
         Ok(report)
     }
 
+    /// Does it.
+    async fn round(&self) -> Result<Report> {
+        self.watching.begin();
+        let report = self.attempt().await;
+        self.watching.end();
+        report.map_err(|error| {
+            if self.cancel.load(Ordering::Relaxed) && error.kind == Kind::Cancelled {
+                Error { message: "stopped; the target is as it was".to_owned(), ..error }
+            } else {
+                error
+            }
+        })
+    }
+
+    /// A connection to one daemon; Ctrl-C does not wait for it.
+    async fn connect(&self, host: &Host) -> Result<Client> {
+        let mut stopped = std::pin::pin!(self.watching.stopped.notified());
+        stopped.as_mut().enable();
+        if !self.cancel.load(Ordering::Relaxed) {
+            tokio::select! {
+                client = context::connect(host) => return client,
+                () = stopped => {}
+            }
+        }
+        Err(Error::new(Kind::Cancelled, "stopped; the target is as it was"))
+    }
+
     async fn attempt(&self) -> Result<Report> {
         let (options, observer, cancel) = (&self.options, self.watching.clone(), self.cancel.clone());
         match &self.way {
             Way::Folders(from, to) => local::run(from, to, options, observer, cancel, &self.out).await,
             Way::Push(from, to) => {
-                let client = context::connect(host_of(to)).await?;
+                let client = self.connect(host_of(to)).await?;
                 client.sync_push(&local::live_dir(from, &self.out), to, options, observer, cancel).await
             }
             Way::Pull(from, to) => {
-                let client = context::connect(host_of(from)).await?;
+                let client = self.connect(host_of(from)).await?;
                 client.sync_pull(from, &local::live_dir(to, &self.out), options, observer, cancel).await
             }
             Way::Tenants(between) => {
                 let (from, to) = (host_of(&between.from), host_of(&between.to));
-                let source = context::connect(from).await?;
+                let source = self.connect(from).await?;
                 if from == to {
                     return sync_between(&source, &source, between, options, observer, cancel).await;
                 }
-                let target = context::connect(to).await?;
+                let target = self.connect(to).await?;
                 sync_between(&source, &target, between, options, observer, cancel).await
             }
             Way::Restore(what, host, Place::Folder(folder)) => restore_to_folders(what, host, folder, self).await,
             Way::Restore(what, host, Place::Tenant(to)) => {
-                let source = context::connect(host).await?;
+                let source = self.connect(host).await?;
                 if host == host_of(to) {
                     return restore_to_tenant(&source, &source, what, to, options, observer, cancel).await;
                 }
-                let target = context::connect(host_of(to)).await?;
+                let target = self.connect(host_of(to)).await?;
                 restore_to_tenant(&source, &target, what, to, options, observer, cancel).await
             }
         }

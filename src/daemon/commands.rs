@@ -64,9 +64,12 @@ async fn run(
         let words = (!command.words.is_empty()).then(|| command.words.clone());
         let number = daemon.numbers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let name = format!("{}.{}.run-{}-{number}", command.service, command.tenant, std::process::id());
+        // It does not come up in the middle of a freeze, or while a volume of its service is replaced.
+        let life = daemon.life_lock(&command.tenant).lock_owned().await;
         let id = crew.site(&quiet).once(service, words, command.tty, &name).await?;
         let _removed = Removed { daemon: daemon.clone(), id: id.clone() };
         let session = daemon.runtime.attend(&id).await?;
+        drop(life);
         return talk(daemon, command, session, sender, receiver).await;
     }
     if command.words.is_empty() {

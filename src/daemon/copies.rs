@@ -120,17 +120,16 @@ impl Copy {
         observer: Arc<dyn Observer>,
         cancel: Cancel,
     ) -> Result<Report> {
-        if self.services == Services::Stopped {
-            return self.into_target(daemon, who, observer, cancel).await;
-        }
         // What is said of services is said while others wait for it, and an observer may block.
         let (notes, said) = blocking::channel();
         let ears = observer.clone();
         let telling = tokio::task::spawn_blocking(move || said.into_iter().for_each(|event| ears.event(event)));
-        let users = Arc::new(Users::new(daemon.clone(), self.to.clone(), self.options.no_restart, notes));
+        let (to, services, no_restart) = (self.to.clone(), self.services, self.options.no_restart);
+        let users = Arc::new(Users::new(daemon.clone(), to.clone(), services, no_restart, notes));
         let minding = Arc::new(Minding { inner: observer, users: users.clone() });
         let done = self.into_target(daemon, who, minding, cancel).await;
-        let done = users.release(done).await;
+        let is_torn = done.is_err() && live(daemon, who, &to).await.is_ok_and(|dir| sync::is_unfinished(&dir));
+        let done = users.release(done, is_torn).await;
         drop(users);
         let _ = telling.await;
         done
@@ -140,7 +139,7 @@ impl Copy {
         self,
         daemon: &Arc<Daemon>,
         who: &Principal,
-        observer: Arc<dyn Observer>,
+        observer: Arc<Minding>,
         cancel: Cancel,
     ) -> Result<Report> {
         let Copy { from, to, options, client, .. } = self;
@@ -166,6 +165,10 @@ impl Copy {
         let _noted = client.map(|client| lock.held_by(client));
         // It may have been removed meanwhile.
         let dir = if dir.root.is_dir() { dir } else { live(daemon, who, &to).await? };
+        if !options.dry_run && sync::is_unfinished(&dir) {
+            let users = observer.users.clone();
+            joined(tokio::task::spawn_blocking(move || users.finish_first()).await)?;
+        }
         let from = match from {
             From::Volume(volume) | From::View(_, volume) if volume == to => {
                 return Err(Error::new(Kind::Refused, format!("{to} is both source and target")));

@@ -12,16 +12,17 @@ use std::time::Duration;
 
 use tokio::sync::OwnedMutexGuard;
 
-use super::copies::{Stop, joined};
+use super::access::Principal;
+use super::copies::{self, Stop, joined};
 use super::lives::{self, Crew, Say};
-use super::{Daemon, door, now_unix, tenants};
-use crate::model::host::VolumeRef;
+use super::{Daemon, door, now_unix, tenants, uses};
+use crate::model::host::{Role, VolumeRef};
 use crate::model::running::Wanted;
 use crate::model::sync::{Event, Plan, SyncOptions};
 use crate::model::{Error, Kind, Result, Seat, TenantName};
 use crate::release::clone::{self, Cloned, Snapshotted};
 use crate::release::crash_point;
-use crate::release::freeze::{Freezer, Held, Limits, thaw};
+use crate::release::freeze::{Freezer, Held, Limits, Seen, thaw};
 use crate::sync::{self, Cancel, LiveDir, Observer};
 use crate::sys::dir::Dir;
 use crate::sys::mapped::Mapped;
@@ -31,12 +32,15 @@ use crate::transport::identity::{private_dir, random, to_hex};
 use crate::tree::index::{Twin, carry_over, doubt};
 
 /// Views, for as long as this lives.
+#[derive(Default)]
 pub struct Frozen {
     /// In the order in which they were asked for.
     pub views: Vec<View>,
     /// How long the freeze lasted; zero where nothing had to be frozen.
     pub paused: Duration,
     pub held: Held,
+    /// How often the engine refused to freeze a container before it did.
+    refusals: u32,
     folder: Option<PathBuf>,
     /// Nothing of the tenant is started while its volumes are themselves the views.
     _still: Option<OwnedMutexGuard<()>>,
@@ -97,10 +101,11 @@ fn remove(folder: &std::path::Path) {
     }
 }
 
-/// Takes views of these volumes, all of one tenant. `apart`: the views have to be copies even where nothing runs, since
-/// the caller is going to write to another volume of this very tenant. Rights are the caller's to check.
+/// Takes views of these volumes, all of one tenant, and notes in the audit log what came of it. `apart`: the views have to
+/// be copies even where nothing runs, since the caller is going to write to another volume of this very tenant.
 pub async fn frozen(
     daemon: &Arc<Daemon>,
+    who: &Principal,
     tenant: &TenantName,
     volumes: Vec<VolumeRef>,
     apart: bool,
@@ -108,14 +113,45 @@ pub async fn frozen(
     cancel: Cancel,
 ) -> Result<Frozen> {
     // In a task of its own: whoever waits for it may go away, and what is frozen has to be thawed.
-    let (daemon, tenant) = (daemon.clone(), tenant.clone());
+    let (daemon, who, tenant) = (daemon.clone(), who.clone(), tenant.clone());
     let running = daemon.running.clone();
     let taking = tokio::spawn(async move {
-        let taken = take(&daemon, &tenant, volumes, apart, &*say, cancel).await;
+        let taken = noted(&daemon, &who, &tenant, volumes, apart, &*say, cancel).await;
         drop(running);
         taken
     });
     joined(taking.await)
+}
+
+async fn noted(
+    daemon: &Arc<Daemon>,
+    who: &Principal,
+    tenant: &TenantName,
+    volumes: Vec<VolumeRef>,
+    apart: bool,
+    say: &Say,
+    cancel: Cancel,
+) -> Result<Frozen> {
+    let on = tenant.to_string();
+    let number = daemon.state.audit_begin(&who.key, &who.label(), "freeze", &on, &on, now_unix())?;
+    let taken = async {
+        // Holding somebody's requests is more than reading.
+        who.may(Role::Deployer, tenant)?;
+        for volume in &volumes {
+            copies::live(daemon, who, volume).await?;
+        }
+        take(daemon, tenant, volumes, apart, say, cancel).await
+    }
+    .await;
+    let result = match &taken {
+        Ok(Frozen { paused, refusals: 0, .. }) => format!("ok, frozen for {} ms", paused.as_millis()),
+        Ok(Frozen { paused, refusals, .. }) => {
+            format!("ok, frozen for {} ms; refused {refusals} times before", paused.as_millis())
+        }
+        Err(error) => format!("{}: {}", error.kind.word(), error.chain()),
+    };
+    daemon.state.audit_end(number, &result)?;
+    taken
 }
 
 async fn take(
@@ -135,26 +171,20 @@ async fn take(
     };
     let site = crew.site(say);
     let door = door::of(daemon, &Seat::here(tenant));
-    let freezer = Freezer { site: &site, services: writers(&crew, &volumes), door: &*door, limits: limits(daemon) };
-    let runs = match runs_any(daemon, tenant).await? {
-        true => freezer.running().await?.into_iter().map(|container| container.id).collect(),
-        false => Vec::new(),
-    };
-    if runs.is_empty() && !apart {
+    let freezer = Freezer::new(&site, writers(&crew, &volumes), &*door, limits(daemon));
+    let lives = lives_at_all(daemon, tenant).await?;
+    let runs = lives && !freezer.seen().await?.running().is_empty();
+    uses::no_stranger(daemon, &crew.row, &volumes).await?;
+    if !runs && !apart {
         let as_it_is = volumes.into_iter().zip(live).map(|(volume, tree)| View { volume, tree, learns: None });
-        return Ok(Frozen {
-            views: as_it_is.collect(),
-            paused: Duration::ZERO,
-            held: Held::default(),
-            folder: None,
-            _still: Some(still),
-        });
+        let mut seen = Frozen::default();
+        (seen.views, seen._still) = (as_it_is.collect(), Some(still));
+        return Ok(seen);
     }
     let folder = daemon.home.frozen().join(to_hex(&random::<8>()?));
-    let mut taken =
-        Frozen { views: Vec::new(), paused: Duration::ZERO, held: Held::default(), folder: None, _still: None };
-    let pairs: Vec<(VolumeRef, LiveDir)> = volumes.into_iter().zip(live).collect();
+    let mut taken = Frozen::default();
     taken.folder = Some(folder.clone());
+    let pairs: Vec<(VolumeRef, LiveDir)> = volumes.iter().cloned().zip(live).collect();
     let prepared = {
         let (folder, frozen, stop) = (folder, daemon.home.frozen(), cancel.clone());
         let prepare = move || {
@@ -164,11 +194,14 @@ async fn take(
         };
         joined(tokio::task::spawn_blocking(prepare).await)?
     };
-    let (making, paused, held) = freeze(daemon, &freezer, tenant, runs, prepared, &cancel).await?;
+    // That took a while: what is frozen is what runs now.
+    let seen = if lives { freezer.seen().await? } else { Seen::default() };
+    let (making, paused, held) = freeze(daemon, &freezer, tenant, &seen, prepared, &cancel).await?;
+    uses::no_stranger(daemon, &crew.row, &volumes).await?;
     drop(still);
     let finish = move || making.into_iter().map(Making::finish).collect::<Result<Vec<View>>>();
     taken.views = joined(tokio::task::spawn_blocking(finish).await)?;
-    (taken.paused, taken.held) = (paused, held);
+    (taken.paused, taken.held, taken.refusals) = (paused, held, freezer.refusals());
     Ok(taken)
 }
 
@@ -177,10 +210,11 @@ async fn freeze(
     daemon: &Arc<Daemon>,
     freezer: &Freezer<'_>,
     tenant: &TenantName,
-    containers: Vec<String>,
+    seen: &Seen,
     making: Vec<Making>,
     cancel: &Cancel,
 ) -> Result<(Vec<Making>, Duration, Held)> {
+    let containers = seen.running();
     if containers.is_empty() {
         let looked = tokio::task::spawn_blocking({
             let cancel = cancel.clone();
@@ -208,10 +242,10 @@ async fn freeze(
                 () = stop.asked() => Err(stop.why()),
             }
         };
-        let seen = freezer.during(&containers, looks).await;
+        let looked = freezer.during(seen, looks).await;
         given_up.store(true, Ordering::SeqCst);
         freezer.after(freezer.services.len()).await;
-        seen
+        looked
     }
     .await;
     let held = freezer.door.let_go();
@@ -405,8 +439,8 @@ pub fn writers<'c>(crew: &'c Crew, volumes: &[VolumeRef]) -> Vec<&'c Service> {
     services.filter(|service| volumes.iter().any(|volume| writes(service, volume))).collect()
 }
 
-/// Whether anything was ever asked of its services; one that never lived needs no Docker to be looked at.
-async fn runs_any(daemon: &Daemon, tenant: &TenantName) -> Result<bool> {
+/// Whether anything is asked of its services; one that never lived needs no Docker to be looked at.
+async fn lives_at_all(daemon: &Daemon, tenant: &TenantName) -> Result<bool> {
     Ok(!daemon.state.wanted(tenant)?.is_empty())
 }
 

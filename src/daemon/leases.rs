@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 
 use super::access::Principal;
 use super::frozen::{self, Frozen};
-use super::{Daemon, copies, now_unix, requests};
-use crate::model::host::{Role, VolumeRef};
+use super::{Daemon, requests};
+use crate::model::host::VolumeRef;
 use crate::model::{Error, Kind, Result, ServiceName, TenantName};
 use crate::sync::{Cancel, LiveDir};
 use crate::transport::Stream;
@@ -57,7 +57,7 @@ pub async fn serve(daemon: Arc<Daemon>, who: Principal, stream: Stream, wanted: 
     };
     let cancel = Cancel::default();
     let (stop, mut listens) = (cancel.clone(), true);
-    let working = noted(&daemon, &who, wanted, Arc::new(say), cancel.clone());
+    let working = take(&daemon, &who, wanted, Arc::new(say), cancel.clone());
     tokio::pin!(working);
     let taken = loop {
         tokio::select! {
@@ -90,7 +90,7 @@ pub async fn serve(daemon: Arc<Daemon>, who: Principal, stream: Stream, wanted: 
     daemon.leases.end(&name);
 }
 
-async fn noted(
+async fn take(
     daemon: &Arc<Daemon>,
     who: &Principal,
     wanted: proto::FreezeWanted,
@@ -107,23 +107,9 @@ async fn noted(
         return Err(nonsense("a freeze of several tenants"));
     }
     let on = tenant.to_string();
-    let number = daemon.state.audit_begin(&who.key, &who.label(), "freeze", &on, &on, now_unix())?;
     let kill = cancel.clone();
     let kill = move || kill.store(true, Ordering::SeqCst);
     let _listed = daemon.tasks.begin("freeze", &on, &who.label(), kill);
-    let taken = async {
-        // Holding somebody's requests is more than reading.
-        who.may(Role::Deployer, &tenant)?;
-        for volume in &volumes {
-            copies::live(daemon, who, volume).await?;
-        }
-        frozen::frozen(daemon, &tenant, volumes, wanted.apart, say, cancel).await
-    }
-    .await;
-    let result = match &taken {
-        Ok(taken) => format!("ok, frozen for {} ms", taken.paused.as_millis()),
-        Err(error) => format!("{}: {}", error.kind.word(), error.chain()),
-    };
-    daemon.state.audit_end(number, &result)?;
-    Ok((random::<16>()?, taken?))
+    let taken = frozen::frozen(daemon, who, &tenant, volumes, wanted.apart, say, cancel).await?;
+    Ok((random::<16>()?, taken))
 }

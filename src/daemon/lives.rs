@@ -14,7 +14,7 @@ use super::mouth::{mouth, telling};
 use super::publishing;
 use super::requests;
 use super::state::TenantRow;
-use super::{Daemon, door, frozen, now_unix, tenants};
+use super::{Daemon, door, frozen, now_unix, tenants, uses};
 use crate::model::host::Role;
 use crate::model::running::{Act, Verb, Wanted};
 use crate::model::{Error, Kind, Result, Seat, ServiceName, TenantName};
@@ -115,6 +115,15 @@ impl Crew {
             self.want(services, Wanted::Stopped)?;
         }
         started
+    }
+
+    /// Removes the containers of services. As long as they are not known to be gone something is asked of them: they may
+    /// run, and what would be in their way has to ask the engine.
+    async fn forget(&self, site: &Site<'_>, services: &[&Service]) -> Result<()> {
+        self.want(&self.that_are(services, &[Wanted::Running, Wanted::Paused])?, Wanted::Stopped)?;
+        self.down(services, "is not running");
+        site.destroy(services).await?;
+        self.want(services, Wanted::None)
     }
 
     /// Brings everything to what was asked of it.
@@ -225,14 +234,12 @@ async fn perform(daemon: &Arc<Daemon>, who: &Principal, act: &Act, say: &Say) ->
             }
             crew.want(&running, Wanted::Paused)?;
             publishing::hold(daemon, &crew.row, say).await;
-            if act.hooks
-                && let Err(error) = freezer(daemon, &site, running.clone(), &*door).before().await
-            {
+            let freezer = freezer(daemon, &site, running.clone(), &*door);
+            let paused = paused(daemon, &crew, &freezer, act.hooks).await;
+            if paused.is_err() {
                 crew.want(&running, Wanted::Running)?;
-                return Err(error);
             }
-            site.pause(&running).await?;
-            frozen::doubt_mapped(daemon, tenants::all_volumes(&crew.row.tenant)).await
+            paused
         }
         Verb::Resume => {
             crew.want(&crew.that_are(&chosen, &[Wanted::Paused])?, Wanted::Running)?;
@@ -243,9 +250,7 @@ async fn perform(daemon: &Arc<Daemon>, who: &Principal, act: &Act, say: &Say) ->
             Ok(())
         }
         Verb::Destroy => {
-            crew.want(&chosen, Wanted::None)?;
-            crew.down(&chosen, "is not running");
-            site.destroy(&chosen).await?;
+            crew.forget(&site, &chosen).await?;
             crew.release_if_done()?;
             scrub(daemon, &crew, &chosen, act.scrub_data).await
         }
@@ -265,8 +270,34 @@ async fn perform(daemon: &Arc<Daemon>, who: &Principal, act: &Act, say: &Say) ->
     }
 }
 
+/// Freezes services; where they cannot all be, none is. `hooks`: another host copies what stands still then.
+async fn paused(daemon: &Arc<Daemon>, crew: &Crew, freezer: &Freezer<'_>, hooks: bool) -> Result<()> {
+    if hooks {
+        freezer.before().await?;
+    }
+    let volumes = tenants::all_volumes(&crew.row.tenant);
+    let paused = async {
+        freezer.site.pause(&freezer.services).await?;
+        if hooks {
+            uses::no_stranger(daemon, &crew.row, &volumes).await?;
+            freezer.nothing_runs().await?;
+        }
+        frozen::doubt_mapped(daemon, volumes).await
+    };
+    let paused = paused.await;
+    if paused.is_err() {
+        if let Err(error) = freezer.site.resume(&freezer.services).await {
+            tracing::error!("{}", error.chain());
+        }
+        if hooks {
+            freezer.after(freezer.services.len()).await;
+        }
+    }
+    paused
+}
+
 fn freezer<'a>(daemon: &Daemon, site: &'a Site<'a>, services: Vec<&'a Service>, door: &'a dyn Door) -> Freezer<'a> {
-    Freezer { site, services, door, limits: frozen::limits(daemon) }
+    Freezer::new(site, services, door, frozen::limits(daemon))
 }
 
 /// Takes a new mcloud.yml, recreates what it changes, starts what ran.
@@ -319,6 +350,7 @@ async fn scrub(daemon: &Arc<Daemon>, crew: &Crew, services: &[&Service], wanted:
     for volume in tenants::all_volumes(&row.tenant) {
         if volume.data.as_ref().is_some_and(|data| names.contains(data.service.as_str())) {
             let dir = daemon.home.volume(&volume);
+            uses::of(daemon, crew, &volume).await?.no_other(&volume)?;
             let _held = daemon.write_lock(&dir).lock.try_lock_owned().map_err(|_| {
                 Error::new(Kind::Busy, format!("a sync into {volume} is under way")).hint("wait for it, or stop it")
             })?;
@@ -350,9 +382,7 @@ pub async fn end(daemon: &Arc<Daemon>, who: &Principal, tenant: &str) -> Result<
         return Ok(());
     }
     let all: Vec<&Service> = crew.config.services.iter().collect();
-    crew.want(&all, Wanted::None)?;
-    crew.down(&all, "is not running");
     let quiet = |_: Option<&ServiceName>, text: String| tracing::info!("{text}");
-    crew.site(&quiet).destroy(&all).await?;
+    crew.forget(&crew.site(&quiet), &all).await?;
     crew.release_if_done()
 }

@@ -14,7 +14,7 @@ use super::access::Principal;
 use super::frozen::{self, life_of};
 use super::lives::{self, Crew, Say};
 use super::state::ReleaseRow;
-use super::{Daemon, copies, door, far, keep, now_unix, publishing};
+use super::{Daemon, copies, door, far, keep, now_unix, publishing, uses};
 use crate::model::host::{Role, VolumeRef};
 use crate::model::publish::Route;
 use crate::model::release::{Receipt, ReleaseWanted, Since};
@@ -22,7 +22,7 @@ use crate::model::running::{Verb, Wanted};
 use crate::model::sync::{Event, Plan, Report, SyncOptions};
 use crate::model::{Error, Kind, Name, Result, Seat, ServiceName, TenantName};
 use crate::release::crash_point;
-use crate::release::freeze::{Freezer, Held, Limits, thaw};
+use crate::release::freeze::{Freezer, Held, Limits, Seen, thaw};
 use crate::release::steps::{Mend, Step, Way};
 use crate::sync::{Cancel, Observer};
 use crate::tenant::config::Service;
@@ -52,8 +52,8 @@ struct Release<'a> {
     routes: Vec<Route>,
     limits: Limits,
     row: ReleaseRow,
-    /// The number by which the freeze is noted, and the source's containers that are frozen.
-    frozen: Option<(i64, Vec<String>)>,
+    /// The number by which the freeze is noted, and the source's containers before it.
+    frozen: Option<(i64, Seen)>,
     froze_at: Option<Instant>,
     began: Instant,
     phases: Vec<(String, u64)>,
@@ -322,7 +322,7 @@ impl Release<'_> {
         let copied = self.copy("frozen", cancel).await;
         watch.abort();
         copied?;
-        from.stood_still().await?;
+        self.stood_still(from).await?;
         crash_point!("release.copied");
 
         self.at(Step::Starting, &mut at)?;
@@ -362,10 +362,10 @@ impl Release<'_> {
         if let Side::Here(crew) = self.from {
             let site = crew.site(self.say);
             let services = crew.config.services.iter().collect();
-            let freezer = Freezer { site: &site, services, door: &*door, limits: self.limits };
-            let containers: Vec<String> = freezer.running().await?.into_iter().map(|container| container.id).collect();
-            let number = daemon.state.freeze_begin(&crew.row.tenant.name, &containers, now_unix())?;
-            self.frozen = Some((number, containers));
+            let freezer = Freezer::new(&site, services, &*door, self.limits);
+            let seen = freezer.seen().await?;
+            let number = daemon.state.freeze_begin(&crew.row.tenant.name, &seen.running(), now_unix())?;
+            self.frozen = Some((number, seen));
         }
         door.hold(self.limits.hold);
         let left = door.drained(self.limits.patience).await;
@@ -384,13 +384,14 @@ impl Release<'_> {
             Side::Here(crew) => {
                 let (site, door) = (crew.site(self.say), door::of(self.daemon, &self.row.from));
                 let services = crew.config.services.iter().collect();
-                let freezer = Freezer { site: &site, services, door: &*door, limits: self.limits };
+                let freezer = Freezer::new(&site, services, &*door, self.limits);
                 freezer.before().await?;
                 crash_point!("release.hooked");
                 self.froze_at = Some(Instant::now());
-                let containers = self.frozen.as_ref().map(|(_, containers)| &containers[..]).unwrap_or_default();
-                freezer.pause(containers).await?;
-                let volumes = self.volumes.iter().map(|(from, _)| from.clone()).collect();
+                let seen = self.frozen.as_ref().map(|(_, seen)| seen.running()).unwrap_or_default();
+                freezer.pause(&seen).await?;
+                let volumes: Vec<VolumeRef> = self.volumes.iter().map(|(from, _)| from.clone()).collect();
+                uses::no_stranger(self.daemon, &crew.row, &volumes).await?;
                 frozen::doubt_mapped(self.daemon, volumes).await
             }
             Side::There(there) => {
@@ -399,6 +400,15 @@ impl Release<'_> {
                 there.act(Verb::Pause, true, self.say).await
             }
         }
+    }
+
+    /// Nothing of the source ran while what was left was copied.
+    async fn stood_still(&self, from: &Side) -> Result<()> {
+        let Side::Here(crew) = from else { return from.stood_still().await };
+        let Some((_, seen)) = &self.frozen else { return Ok(()) };
+        let (site, door) = (crew.site(self.say), door::of(self.daemon, &self.row.from));
+        let services = crew.config.services.iter().collect();
+        Freezer::new(&site, services, &*door, self.limits).stood_still(seen).await
     }
 
     /// The source stays frozen, now because it is asked to be paused; those who were held have gone to the target.
@@ -440,8 +450,8 @@ impl Release<'_> {
         let daemon = self.daemon;
         let failed = match self.from {
             Side::Here(_) => {
-                let Some((number, containers)) = &self.frozen else { return };
-                match thaw(&*daemon.runtime, containers).await {
+                let Some((number, seen)) = &self.frozen else { return };
+                match thaw(&*daemon.runtime, &seen.running()).await {
                     Ok(()) => daemon.state.freeze_end(*number).err(),
                     failed => failed.err(),
                 }
@@ -468,7 +478,7 @@ impl Release<'_> {
         if hooked {
             let site = crew.site(self.say);
             let services: Vec<&Service> = crew.config.services.iter().collect();
-            let freezer = Freezer { site: &site, services, door: &*door, limits: self.limits };
+            let freezer = Freezer::new(&site, services, &*door, self.limits);
             freezer.after(freezer.services.len()).await;
         } else if let Some((number, _)) = self.frozen.take() {
             let _ = daemon.state.freeze_end(number);

@@ -267,28 +267,36 @@ pub async fn take(
     let kill = cancel.clone();
     let of = wanted.of();
     let _listed = daemon.tasks.begin("snapshot", &of, &who.label(), move || kill.store(true, Ordering::SeqCst));
+    // Noted before anything is frozen for it: one that failed in its freeze is in the audit log, too.
+    let (noting, key, label, on) = (daemon.clone(), who.key, who.label(), of.clone());
+    let tenant = wanted.tenant.to_string();
+    let begin = move || noting.state.audit_begin(&key, &label, "snapshot", &tenant, &on, now_unix());
+    let number = joined(tokio::task::spawn_blocking(begin).await)?;
+    let done = taken(daemon, who, wanted, hear, cancel).await;
+    let result = match &done {
+        Ok(_) => "ok".to_owned(),
+        Err(error) => format!("{}: {}", error.kind.word(), error.chain()),
+    };
+    let noting = daemon.clone();
+    joined(tokio::task::spawn_blocking(move || noting.state.audit_end(number, &result)).await)?;
+    drop(running);
+    done
+}
+
+async fn taken(
+    daemon: &Arc<Daemon>,
+    who: &Principal,
+    wanted: Wanted,
+    hear: Arc<dyn Fn(Event) + Send + Sync>,
+    cancel: Cancel,
+) -> Result<Taken> {
     let still = match wanted.frozen {
         true => Some(freeze(daemon, who, &wanted, hear.clone(), cancel.clone()).await?),
         false => None,
     };
-    let (taking, who) = (daemon.clone(), who.clone());
-    let work = move || {
-        let daemon = taking;
-        let number = {
-            let tenant = wanted.tenant.to_string();
-            daemon.state.audit_begin(&who.key, &who.label(), "snapshot", &tenant, &wanted.of(), now_unix())?
-        };
-        let done = take_blocking(&daemon, &who, &wanted, still.as_ref(), &*hear, &cancel);
-        let result = match &done {
-            Ok(_) => "ok".to_owned(),
-            Err(error) => format!("{}: {}", error.kind.word(), error.chain()),
-        };
-        daemon.state.audit_end(number, &result)?;
-        done
-    };
-    let done = joined(tokio::task::spawn_blocking(work).await);
-    drop(running);
-    done
+    let (daemon, who) = (daemon.clone(), who.clone());
+    let work = move || take_blocking(&daemon, &who, &wanted, still.as_ref(), &*hear, &cancel);
+    joined(tokio::task::spawn_blocking(work).await)
 }
 
 fn take_blocking(
@@ -332,7 +340,7 @@ fn take_blocking(
     }
     let began = Instant::now();
     let (mut bytes_read, mut bytes_new, mut bytes_stored) = (0, 0, 0);
-    let (id, snapshot) = store.snapshot(|writer| {
+    let (id, snapshot) = store.snapshot(&|text| hear(Event::Note(text)), |writer| {
         for source in &sources {
             if sources.len() > 1 {
                 hear(Event::Note(format!("{} …", source.dir.label)));
@@ -357,9 +365,9 @@ async fn freeze(
     cancel: Cancel,
 ) -> Result<Frozen> {
     who.may(Role::Deployer, &wanted.tenant)?;
-    let (looking, who, meant) = (daemon.clone(), who.clone(), wanted.clone());
+    let (looking, meant, by) = (daemon.clone(), wanted.clone(), who.clone());
     let volumes = move || {
-        let row = tenants::find(&looking.state, &meant.tenant, |name| who.sees(name))?;
+        let row = tenants::find(&looking.state, &meant.tenant, |name| by.sees(name))?;
         meant.volumes(&row.tenant)
     };
     let volumes = joined(tokio::task::spawn_blocking(volumes).await)?;
@@ -369,7 +377,7 @@ async fn freeze(
         let hear = hear.clone();
         tokio::task::spawn_blocking(move || hear(Event::Note(note)));
     };
-    frozen(daemon, &wanted.tenant, volumes, false, Arc::new(say), cancel).await
+    frozen(daemon, who, &wanted.tenant, volumes, false, Arc::new(say), cancel).await
 }
 
 /// A tree that is to be taken.
@@ -389,7 +397,7 @@ fn take_one(
     let (target, end) = pair();
     let (saved, served) = std::thread::scope(|scope| {
         let serving = scope.spawn(|| sync::serve(&source.dir, end));
-        let open = Open { fresh: source.fresh, ..Open::default() };
+        let open = Open { fresh: source.fresh, holes: true, ..Open::default() };
         let saved = save(writer, target, open, hear, cancel);
         (saved, serving.join())
     });
@@ -403,7 +411,8 @@ fn take_one(
         hear(Event::LeftOut(LeftOut { path, reason }));
     }
     let root = saved.root;
-    let volume = Volume { data: source.data.clone(), root, entries: saved.entries, bytes: saved.bytes, left_out };
+    let (entries, bytes, holes) = (saved.entries, saved.bytes, saved.holes);
+    let volume = Volume { data: source.data.clone(), root, entries, bytes, left_out, holes };
     Ok((volume, saved.bytes_read))
 }
 

@@ -13,6 +13,7 @@ use crate::model::host::{Access, AuditEntry, DataVolume, InviteTerms, Role, Tena
 use crate::model::{Error, Kind, Result, ServiceName, TenantName, VolumePath};
 use crate::transport::PublicKey;
 
+mod before;
 mod certs;
 mod far;
 mod freezes;
@@ -103,24 +104,34 @@ fn access_of(row: &Row<'_>) -> rusqlite::Result<Access> {
 }
 
 impl State {
+    /// Opens the database, which is made or brought to this program's format. One of a newer program is refused, and not
+    /// touched; of one that is migrated a copy is kept.
     pub fn open(file: &Path) -> Result<State> {
-        let open = || -> rusqlite::Result<(Connection, Connection)> {
-            let mut writer = Connection::open(file)?;
+        schema::check(before::version_of(file)?, file)?;
+        let cannot = |error| {
+            let error = broken(error);
+            Error { message: format!("cannot open the daemon's database {}", file.display()), ..error }
+        };
+        let open = || -> rusqlite::Result<Connection> {
+            let writer = Connection::open(file)?;
             writer.busy_timeout(Duration::from_secs(10))?;
             writer.pragma_update(None, "journal_mode", "wal")?;
             writer.pragma_update(None, "synchronous", "full")?;
             writer.pragma_update(None, "foreign_keys", true)?;
-            schema::migrate(&mut writer)?;
+            Ok(writer)
+        };
+        let mut writer = open().map_err(cannot)?;
+        if let Some(to) = schema::migrates_to(&writer).map_err(cannot)? {
+            before::keep_copy(&writer, file, to)?;
+        }
+        schema::migrate(&mut writer).map_err(cannot)?;
+        let read = || -> rusqlite::Result<Connection> {
             let reader = Connection::open(file)?;
             reader.busy_timeout(Duration::from_secs(10))?;
             reader.pragma_update(None, "query_only", true)?;
-            Ok((writer, reader))
+            Ok(reader)
         };
-        let (writer, reader) = open().map_err(|error| {
-            let error = broken(error);
-            Error { message: format!("cannot open the daemon's database {}", file.display()), ..error }
-        })?;
-        schema::check(&writer, file)?;
+        let reader = read().map_err(cannot)?;
         Ok(State { writer: Mutex::new(writer), reader: Mutex::new(reader) })
     }
 

@@ -238,11 +238,7 @@ impl Filesystem for Adapter {
         } else {
             FopenFlags::empty()
         };
-        match self.fs.opendir(ino.0) {
-            Ok(handle) => reply.opened(FileHandle(handle), keep),
-            Err(Fault::Errno(errno)) => reply.error(errno_out(errno)),
-            Err(Fault::Later) => reply.error(Errno::EIO),
-        }
+        answer!(self, reply, |fs, wait| fs.opendir(ino.0, wait), |handle| reply.opened(FileHandle(handle), keep));
     }
 
     fn readdir(&self, _: &Request, _: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {

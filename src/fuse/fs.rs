@@ -6,7 +6,7 @@
 
 mod fetch;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use bytes::Bytes;
 use rustix::io::Errno;
 
 use super::ahead::{Known, Streams, Walks};
-use super::blocks::{BLOCK, Blocks};
+use super::blocks::{BLOCK, Blocks, Found, Key};
 use super::inodes::{Inode, Inodes, number};
 use super::pages::{Page, Pages};
 use super::pool::Pool;
@@ -32,6 +32,10 @@ const FOREVER: Duration = Duration::from_secs(365 * 86_400);
 /// Contents that are kept.
 pub const CACHE_BYTES: usize = 256 << 20;
 const NAME_MAX: usize = 255;
+/// Files of which it is remembered how they were opened.
+const OPENED: usize = 100_000;
+/// How deep below its root something may be for what is believed of all above it to be looked at again.
+const DEEP: usize = 1000;
 
 /// Whether an answer may take as long as the tree does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +111,8 @@ struct Inner {
     dirs: Mutex<HashMap<u64, Arc<OpenDir>>>,
     /// The versions under which files were opened last.
     opened: Mutex<HashMap<u64, u64>>,
+    /// Files whose beginning was fetched when they were opened, and not read yet.
+    begun: Mutex<HashSet<u64>>,
     handles: AtomicU64,
     pool: Pool,
 }
@@ -147,6 +153,7 @@ impl Fs {
             streams: Mutex::default(),
             dirs: Mutex::default(),
             opened: Mutex::default(),
+            begun: Mutex::default(),
             handles: AtomicU64::new(1),
             pool: Pool::new(),
         })))
@@ -169,6 +176,10 @@ impl Fs {
 
     /// An entry by its name. `Ok(None)`: there is none, and that is so for [`Fs::absence`].
     pub fn lookup(&self, dir: u64, name: &[u8], wait: Wait) -> Answer<Option<Attr>> {
+        self.0.or_doubted(dir, self.look_up(dir, name, wait))
+    }
+
+    fn look_up(&self, dir: u64, name: &[u8], wait: Wait) -> Answer<Option<Attr>> {
         let fs = &*self.0;
         if name.len() > NAME_MAX {
             return Err(Errno::NAMETOOLONG.into());
@@ -233,13 +244,23 @@ impl Fs {
         }
     }
 
-    /// A file is opened: what may have changed is looked at.
+    /// A file is opened: what may have changed is looked at, and its beginning fetched. Where another file has taken its place, the
+    /// kernel hears so now, when it can still look for that one.
     pub fn open(&self, number: u64, wait: Wait) -> Answer<Opened> {
-        let inode = self.0.current(number, wait)?;
+        let fs = &*self.0;
+        let inode = fs.current(number, wait)?;
         let Some(version) = inode.seen.version else { return Ok(Opened::Same) };
-        let mut opened = lock(&self.0.opened);
-        if opened.len() > 100_000 {
+        if lock(&fs.opened).get(&number) != Some(&version) && inode.seen.entry.size() > 0 {
+            let key = Key { file: number, version: Some(version), number: 0 };
+            if !matches!(fs.blocks.find(&key), Found::Here(_)) {
+                fs.or_doubted(number, self.block(&inode, number, 0, wait))?;
+                lock(&fs.begun).insert(number);
+            }
+        }
+        let mut opened = lock(&fs.opened);
+        if opened.len() > OPENED {
             opened.clear();
+            lock(&fs.begun).clear();
         }
         Ok(if opened.insert(number, version) == Some(version) { Opened::Same } else { Opened::Anew })
     }
@@ -255,7 +276,7 @@ impl Fs {
         let mut at = offset;
         while at < end {
             let (block, within) = (at / BLOCK as u64, (at % BLOCK as u64) as usize);
-            let data = self.block(&inode, number, block, wait)?;
+            let data = self.0.or_doubted(number, self.block(&inode, number, block, wait))?;
             let step = ((end - at) as usize).min(BLOCK - within);
             let piece = data.slice(within.min(data.len())..(within + step).min(data.len()));
             at += piece.len() as u64;
@@ -285,7 +306,8 @@ impl Fs {
         if wait == Wait::Never {
             return Err(Fault::Later);
         }
-        let data = self.0.look.data(&inode.seen.handle, offset).map_err(|error| fault(&error, Errno::STALE))?;
+        let data = self.0.look.data(&inode.seen.handle, offset).map_err(|error| fault(&error, Errno::STALE).into());
+        let data = self.0.or_doubted(number, data)?;
         match (data, hole) {
             (Some(data), false) if data.start < size => Ok(data.start.max(offset)),
             (Some(data), true) if data.start <= offset => Ok(data.end.min(size)),
@@ -294,8 +316,12 @@ impl Fs {
         }
     }
 
-    pub fn opendir(&self, number: u64) -> Answer<u64> {
-        self.0.inode(number)?;
+    /// A directory is opened. One that may have changed is listed, so that the kernel hears now that another one has taken its place.
+    pub fn opendir(&self, number: u64, wait: Wait) -> Answer<u64> {
+        let inode = self.0.inode(number)?;
+        if inode.seen.version.is_some() {
+            self.0.or_doubted(number, self.0.list(number, &inode, None, wait))?;
+        }
         let handle = self.0.handles.fetch_add(1, Ordering::Relaxed);
         lock(&self.0.dirs).insert(handle, Arc::new(OpenDir { number, state: Mutex::default() }));
         Ok(handle)
@@ -406,6 +432,21 @@ impl Inner {
         self.inodes.find(number).ok_or(Errno::STALE.into())
     }
 
+    /// Where another entry has taken the place of this one, or of a directory above it, nothing of the way there is believed any
+    /// more: the kernel goes it again, and is to find what is there now.
+    fn or_doubted<T>(&self, number: u64, answer: Answer<T>) -> Answer<T> {
+        if let Err(Fault::Errno(Errno::STALE)) = answer {
+            let mut at = number;
+            for _ in 0..DEEP {
+                self.inodes.expire(at);
+                self.pages.forget(at);
+                let Some(inode) = self.inodes.find(at).filter(|inode| inode.dir != at) else { break };
+                at = inode.dir;
+            }
+        }
+        answer
+    }
+
     /// An inode as it is now, as far as that has to be known.
     fn current(&self, number: u64, wait: Wait) -> Answer<Inode> {
         let inode = self.inode(number)?;
@@ -415,8 +456,8 @@ impl Inner {
         if wait == Wait::Never {
             return Err(Fault::Later);
         }
-        let seen = self.look.again(&inode.seen.handle).map_err(|error| fault(&error, Errno::STALE))?;
-        let seen = Arc::new(seen);
+        let seen = self.look.again(&inode.seen.handle).map_err(|error| fault(&error, Errno::STALE).into());
+        let seen = Arc::new(self.or_doubted(number, seen)?);
         self.inodes.refresh(number, &seen);
         Ok(self.inode(number).unwrap_or(inode))
     }
@@ -430,7 +471,8 @@ impl Inner {
             return Err(Fault::Later);
         }
         let looked = Instant::now();
-        let found = self.look.find(&dir.seen.handle, name).map_err(|error| fault(&error, Errno::NOENT))?;
+        // It is the directory that is not there any more: what is said of the name is said by the one in its place.
+        let found = self.look.find(&dir.seen.handle, name).map_err(|error| fault(&error, Errno::STALE))?;
         Ok((found.map(Arc::new), looked))
     }
 

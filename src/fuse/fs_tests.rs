@@ -106,7 +106,7 @@ fn grow(root: &Path) -> usize {
 }
 
 fn all(fs: &Fs, number: u64) -> Vec<(Vec<u8>, Attr)> {
-    let handle = fs.opendir(number).unwrap();
+    let handle = fs.opendir(number, Wait::Gladly).unwrap();
     let mut found: Vec<(Vec<u8>, Attr)> = Vec::new();
     let mut from = 0;
     loop {
@@ -218,7 +218,7 @@ fn a_large_directory_is_read_whole_and_from_any_place() {
         let fs = Fs::new(tree.clone(), CACHE_BYTES).unwrap();
         let found = all(&fs, 1);
         assert!(found.iter().map(|(name, _)| name.as_slice()).eq(names.iter().map(String::as_bytes)));
-        let handle = fs.opendir(1).unwrap();
+        let handle = fs.opendir(1, Wait::Gladly).unwrap();
         for from in [9_999u64, 4_100, 2, 7_000, 100, 0] {
             let mut first = Vec::new();
             let skip = from + 2;
@@ -283,8 +283,40 @@ fn what_changes_is_seen_when_it_is_opened_again() {
     assert_eq!(&fs.read(file.number, 0, 100, Wait::Gladly).unwrap()[..], b"after it");
     fs::remove_file(&path).unwrap();
     std::thread::sleep(FRESH);
-    assert_eq!(fs.getattr(file.number, Wait::Gladly), Err(Fault::Errno(Errno::STALE)));
+    assert_eq!(fs.getattr(file.number, Wait::Gladly).unwrap().size, 8, "who has it open sees it as before");
     assert_eq!(fs.lookup(1, b"file", Wait::Gladly), Ok(None));
+}
+
+#[test]
+fn what_was_listed_and_replaced_since_is_found_on_the_second_try_whatever_is_believed_of_the_way_there() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("a/b")).unwrap();
+    fs::write(dir.path().join("a/b/file"), "old").unwrap();
+    let fs = Fs::new(Counted::at(dir.path(), false), CACHE_BYTES).unwrap();
+    let listed = |number: u64, name: &[u8]| all(&fs, number).into_iter().find(|(own, _)| own == name).unwrap().1.number;
+    let looked = |number: u64, name: &[u8]| fs.lookup(number, name, Wait::Gladly).map(|attr| attr.unwrap().number);
+    let (a, b) = (listed(1, b"a"), listed(listed(1, b"a"), b"b"));
+    let file = listed(b, b"file");
+    // A file alone: opening it says so.
+    fs::write(dir.path().join("next"), "new").unwrap();
+    fs::rename(dir.path().join("next"), dir.path().join("a/b/file")).unwrap();
+    assert_eq!(fs.open(file, Wait::Gladly), Err(Fault::Errno(Errno::STALE)));
+    let found = looked(looked(looked(1, b"a").unwrap(), b"b").unwrap(), b"file").unwrap();
+    fs.open(found, Wait::Gladly).unwrap();
+    assert_eq!(&fs.read(found, 0, 9, Wait::Gladly).unwrap()[..], b"new");
+    // A folder with all in it.
+    let (a_again, b_again) = (listed(1, b"a"), listed(a, b"b"));
+    assert_eq!((a_again, b_again), (a, b));
+    fs::create_dir_all(dir.path().join("c/b")).unwrap();
+    fs::write(dir.path().join("c/b/file"), "newest").unwrap();
+    fs::rename(dir.path().join("a"), dir.path().join("aside")).unwrap();
+    fs::rename(dir.path().join("c"), dir.path().join("a")).unwrap();
+    std::thread::sleep(FRESH / 20);
+    assert_eq!(fs.lookup(b, b"other", Wait::Gladly), Err(Fault::Errno(Errno::STALE)), "not: there is no such file");
+    let found = looked(looked(looked(1, b"a").unwrap(), b"b").unwrap(), b"file").unwrap();
+    fs.open(found, Wait::Gladly).unwrap();
+    assert_eq!(&fs.read(found, 0, 9, Wait::Gladly).unwrap()[..], b"newest");
+    assert_eq!(fs.opendir(a, Wait::Gladly), Err(Fault::Errno(Errno::STALE)));
 }
 
 #[test]

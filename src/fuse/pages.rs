@@ -83,6 +83,11 @@ impl Pages {
         (!may_change || page.looked.elapsed() < self.fresh).then_some(page)
     }
 
+    /// It was not what is there: it is listed anew when it is asked for.
+    pub fn forget(&self, dir: u64) {
+        self.state().pages.remove(&dir);
+    }
+
     pub fn keep(&self, page: &Arc<Page>) {
         let state = &mut *self.state();
         state.entries += page.entries.len() + 1;

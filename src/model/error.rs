@@ -111,6 +111,14 @@ impl Error {
         self
     }
 
+    /// Whether it is about a key that is not let in, or is not the right one: waiting does not mend that. What crosses a
+    /// wire is the message, so that is what tells.
+    pub fn is_about_keys(&self) -> bool {
+        const SAID: [&str; 4] =
+            ["does not know our key", "our key was revoked", "is not the one pinned for it", "no key is pinned for"];
+        self.kind == Kind::Unreachable && SAID.iter().any(|said| self.message.contains(said))
+    }
+
     /// The message and all its causes on one line.
     pub fn chain(&self) -> String {
         let mut text = self.message.clone();

@@ -19,7 +19,7 @@ use crate::sys::dir::Dir;
 use crate::sys::stamps::Stamps;
 use crate::sys::{meta, subvolume};
 use crate::tree::entry::{Entry, EntryKind};
-use crate::tree::filter::is_stage;
+use crate::tree::filter::{is_real_stage, is_stage};
 use crate::tree::index::{Stamp, Twin};
 use crate::tree::read::look_at;
 use crate::tree::scan::threads;
@@ -118,7 +118,7 @@ pub fn remove_snapshot(dir: &Dir, name: &[u8]) {
     if let Ok(true) = is_one
         && let Err(error) = subvolume::destroy(dir, name)
     {
-        tracing::warn!("the view {} could not be removed: {error}", String::from_utf8_lossy(name));
+        tracing::warn!("the view {} could not be removed: {error}", crate::model::shown::path(name));
     }
 }
 
@@ -279,7 +279,8 @@ impl Work<'_> {
         let mut jobs = Vec::new();
         let mut names = Vec::new();
         for found in pair.from.names()? {
-            if is_stage(&found.name) {
+            // As scans do: in the root, and nowhere else, stages are nobody's.
+            if pair.path.is_empty() && is_stage(&found.name) && is_real_stage(&pair.from, &found.name) {
                 continue;
             }
             let stat = pair.from.stat(&found.name)?;
@@ -438,6 +439,25 @@ mod tests {
             .unwrap();
         assert_eq!(unread(&tree), 2);
         assert_eq!(copy(&tree, &copied).unwrap().root_source, first.root_source);
+    }
+
+    #[test]
+    fn a_clone_lacks_the_stages_in_the_root_and_nothing_else() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        for path in [".mcloud-stage/files", ".mcloud-stage.x/mine", "a/.mcloud-stage/files", "a/.mcloud-stage.x"] {
+            std::fs::create_dir_all(dir.join("tree").join(path)).unwrap();
+        }
+        for path in [".mcloud-stage", ".mcloud-stage.x", "a/.mcloud-stage"] {
+            std::fs::set_permissions(dir.join("tree").join(path), std::fs::Permissions::from_mode(0o700)).unwrap();
+        }
+        std::fs::write(dir.join("tree/a/.mcloud-stage/files/1"), "somebody's").unwrap();
+        std::fs::create_dir(dir.join("clone")).unwrap();
+        clone_tree(&dir.join("tree"), &dir.join("clone"), &AtomicBool::new(false)).unwrap();
+        let has = |path: &str| dir.join("clone").join(path).exists();
+        assert!(!has(".mcloud-stage"), "a stage");
+        assert!(has(".mcloud-stage.x/mine") && has("a/.mcloud-stage/files/1") && has("a/.mcloud-stage.x"));
     }
 
     #[test]

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use super::index::{Entry, Index, Pack};
 use super::pack::{self, PACK_BYTES, PackKind};
+use super::snapshot::Volume;
 use super::walk::{Marks, Walk};
 use super::writer::{Group, Writer};
-use super::{Store, lock, write_lock};
+use super::{Snapshots, Store, lock, write_lock};
 use crate::model::{Error, Kind, Name, Result};
 
 /// A pack of which less than this many hundredths is needed is written anew.
@@ -47,13 +48,11 @@ impl Store {
             return Err(Error::new(Kind::Corrupt, format!("{file} in the store {} is damaged", self.label()))
                 .hint("nothing was collected, since what it led to would go; mend it, or remove that file"));
         }
-        // Pins after snapshots: whoever pins looks again whether the snapshot is still there.
-        let pinned = lock(&self.pins).clone();
-        let mut walk = Walk::new(self);
-        for (_, snapshot) in &snapshots {
-            snapshot.volumes.iter().try_for_each(|volume| walk.root(volume.content()))?;
+        let mut walk = self.needed(&snapshots)?;
+        // What is lost may be in packs that were away for a while: without a look they would go as packs that nobody knows.
+        if !walk.lost.is_empty() && self.take_back()? {
+            walk = self.needed(&snapshots)?;
         }
-        pinned.into_iter().try_for_each(|root| walk.root(root))?;
         let Walk { index, marks, hurt, lost, .. } = walk;
         let weights = weigh(&index, &marks).map_err(|cause| self.index_error(cause))?;
         let (dead, mut thin) = choose(&weights);
@@ -97,6 +96,16 @@ impl Store {
             bytes_freed: before.saturating_sub(after),
             bytes_kept: after,
         })
+    }
+
+    /// Everything that snapshots, and those who read, need.
+    fn needed(&self, snapshots: &Snapshots) -> Result<Walk<'_>> {
+        // Pins after snapshots: whoever pins looks again whether the snapshot is still there.
+        let pinned = lock(&self.pins).clone();
+        let mut walk = Walk::new(self);
+        let lists = snapshots.iter().flat_map(|(_, snapshot)| &snapshot.volumes).flat_map(Volume::lists);
+        lists.chain(pinned).try_for_each(|list| walk.root(list))?;
+        Ok(walk)
     }
 
     /// What is needed of some packs, into new ones.

@@ -1,7 +1,7 @@
 //! A volume of a snapshot that is looked at.
 //!
-//! A handle says what the entry is made of: its number, and of a file or a directory the content's name; so nothing has to be remembered
-//! between two looks, or after a restart. All volumes of a host share one store, so a handle also proves that it was
+//! A handle says what the entry is made of: its number, of a file or a directory the content's name, and where its holes are told; so nothing
+//! has to be remembered between two looks, or after a restart. All volumes of a host share one store, so a handle also proves that it was
 //! given out for this volume: its last bytes are a keyed hash of the others.
 
 use std::collections::{HashMap, VecDeque};
@@ -10,9 +10,10 @@ use std::sync::{Arc, LazyLock, Mutex};
 
 use bytes::Bytes;
 
+use super::holes::{self, Holes, Map};
 use super::snapshot::Volume;
 use super::{Pin, Store, lock};
-use crate::model::{Error, Kind, Name, Result};
+use crate::model::{Error, Kind, Name, Result, shown};
 use crate::tree::chunk::MAX;
 use crate::tree::entry::{Entry, EntryKind, put, take, take_name};
 use crate::tree::link::ChunkRef;
@@ -23,8 +24,11 @@ use crate::tree::look::{
 /// Entries of directories, and chunks of files, that are kept unpacked; what was used last is, however large.
 const KEPT_ENTRIES: usize = 50_000;
 const KEPT_CHUNKS: usize = 200_000;
-/// Of larger files it is not added up how much of them is holes before somebody asks where they are.
-const COUNTED_BYTES: u64 = 64 << 20;
+const KEPT_HOLES: usize = 200_000;
+/// Of larger files it is not added up how much of them is holes, where the snapshot does not say.
+const COUNTED_BYTES: u64 = 4 << 30;
+/// Holes that turn out to be none are passed over so many at a time.
+const DOUBTED: usize = 64;
 const PROOF: usize = 16;
 
 /// The chunk that a long run of zeros is cut into.
@@ -34,12 +38,14 @@ static ZEROS: LazyLock<Name> = LazyLock::new(|| Name::of(&[0; MAX]));
 pub struct Shown {
     store: Arc<Store>,
     root: Entry,
+    holes: Holes,
     /// Proves handles.
     key: [u8; 32],
     /// How many further names files have, by the number of the first.
     links: HashMap<u64, u32>,
     dirs: Mutex<Kept<Vec<Entry>>>,
     lists: Mutex<Kept<Chunks>>,
+    maps: Mutex<Kept<Vec<Range<u64>>>>,
     _pin: Arc<Pin>,
 }
 
@@ -53,12 +59,31 @@ struct Chunk {
     hole: bool,
 }
 
+/// A directory that is looked into.
+struct Folder {
+    id: u64,
+    entries: Arc<Vec<Entry>>,
+    /// The same directory in the tree of holes; `None`: no file in it or below has any, or that is not known.
+    holes: Option<Arc<Vec<Entry>>>,
+}
+
 /// What a handle says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Named {
-    Dir { id: u64, list: Name },
-    File { size: u64, content: Name },
-    Other { id: u64 },
+    /// `holes`: the list of the same directory in the tree of holes.
+    Dir {
+        id: u64,
+        list: Name,
+        holes: Option<Name>,
+    },
+    File {
+        size: u64,
+        content: Name,
+        map: Option<Map>,
+    },
+    Other {
+        id: u64,
+    },
 }
 
 impl Shown {
@@ -71,21 +96,27 @@ impl Shown {
         let key = blake3::derive_key("mcloud handle of a snapshot's entry", &[secret, &encoded].concat());
         let links = further_names(&store, volume.content())?;
         let (dirs, lists) = (Mutex::new(Kept::up_to(KEPT_ENTRIES)), Mutex::new(Kept::up_to(KEPT_CHUNKS)));
-        Ok(Shown { store, root, key, links, dirs, lists, _pin: pin })
+        let maps = Mutex::new(Kept::up_to(KEPT_HOLES));
+        Ok(Shown { store, root, holes: volume.holes, key, links, dirs, lists, maps, _pin: pin })
     }
 
     fn handle(&self, named: &Named) -> Handle {
-        let mut bytes = Vec::with_capacity(1 + 8 + 32 + PROOF);
+        let mut bytes = Vec::with_capacity(1 + 8 + 64 + PROOF);
         match named {
-            Named::Dir { id, list } => {
-                bytes.push(1);
+            Named::Dir { id, list, holes } => {
+                bytes.push(if holes.is_some() { 4 } else { 1 });
                 bytes.extend_from_slice(&id.to_le_bytes());
                 bytes.extend_from_slice(&list.0);
+                holes.iter().for_each(|list| bytes.extend_from_slice(&list.0));
             }
-            Named::File { size, content } => {
-                bytes.push(2);
+            Named::File { size, content, map } => {
+                bytes.push(if map.is_some() { 5 } else { 2 });
                 put(&mut bytes, *size);
                 bytes.extend_from_slice(&content.0);
+                if let Some(map) = map {
+                    put(&mut bytes, map.len);
+                    bytes.extend_from_slice(&map.content.0);
+                }
             }
             Named::Other { id } => {
                 bytes.push(3);
@@ -113,20 +144,36 @@ impl Shown {
                 Some(u64::from_le_bytes(*id))
             };
             match tag {
-                1 => Some(Named::Dir { id: id(&mut rest)?, list: take_name(&mut rest)? }),
-                2 => Some(Named::File { size: take(&mut rest)?, content: take_name(&mut rest)? }),
+                1 => Some(Named::Dir { id: id(&mut rest)?, list: take_name(&mut rest)?, holes: None }),
+                2 => Some(Named::File { size: take(&mut rest)?, content: take_name(&mut rest)?, map: None }),
                 3 => Some(Named::Other { id: id(&mut rest)? }),
+                4 => {
+                    let (id, list) = (id(&mut rest)?, take_name(&mut rest)?);
+                    Some(Named::Dir { id, list, holes: Some(take_name(&mut rest)?) })
+                }
+                5 => {
+                    let (size, content) = (take(&mut rest)?, take_name(&mut rest)?);
+                    let map = Map { len: take(&mut rest)?, content: take_name(&mut rest)? };
+                    Some(Named::File { size, content, map: Some(map) })
+                }
                 _ => None,
             }
         };
         parse().ok_or_else(|| Error::new(Kind::NotFound, "this is no entry of this snapshot"))
     }
 
-    fn dir(&self, handle: &Handle) -> Result<(u64, Arc<Vec<Entry>>)> {
+    fn dir(&self, handle: &Handle) -> Result<Folder> {
         match self.named(handle)? {
-            Named::Dir { id, list } => Ok((id, self.entries(&list)?)),
+            Named::Dir { id, list, holes } => {
+                Ok(Folder { id, entries: self.entries(&list)?, holes: self.beside(holes)? })
+            }
             _ => Err(Error::new(Kind::NotFound, "this is no directory")),
         }
+    }
+
+    /// A directory of the tree of holes.
+    fn beside(&self, list: Option<Name>) -> Result<Option<Arc<Vec<Entry>>>> {
+        list.map_or(Ok(None), |list| holes::or_lost(self.entries(&list)))
     }
 
     fn entries(&self, list: &Name) -> Result<Arc<Vec<Entry>>> {
@@ -150,41 +197,45 @@ impl Shown {
         Ok(chunks)
     }
 
-    /// The entry at a path.
-    fn at(&self, path: &[u8]) -> Result<Entry> {
+    /// The entry at a path, and the map of its holes.
+    fn at(&self, path: &[u8]) -> Result<(Entry, Option<Map>)> {
         let lost = || {
-            let path = String::from_utf8_lossy(path).escape_debug().to_string();
+            let path = shown::path(path);
             Error::new(Kind::Corrupt, format!("the snapshot has a further name of `{path}`, and not that itself"))
         };
-        let mut at = self.root.clone();
+        let (mut at, mut holes, mut map) = (self.root.clone(), self.holes.list(), None);
         for name in path.split(|byte| *byte == b'/') {
             let EntryKind::Dir { content } = at.kind else { return Err(lost()) };
             let entries = self.entries(&content)?;
             let place = entries.binary_search_by(|entry| (*entry.name).cmp(name)).map_err(|_| lost())?;
             at = entries[place].clone();
+            (holes, map) = self.beside(holes)?.map_or((None, None), |beside| holes::below(&beside, name));
         }
-        Ok(at)
+        Ok((at, map))
     }
 
-    fn seen(&self, dir: u64, entry: &Entry) -> Result<Seen> {
+    fn seen(&self, folder: &Folder, entry: &Entry) -> Result<Seen> {
         let mut entry = entry.clone();
-        let mut id = id_below(dir, &entry.name);
+        let mut id = id_below(folder.id, &entry.name);
+        let beside = folder.holes.as_ref();
+        let (holes, mut map) = beside.map_or((None, None), |beside| holes::below(beside, &entry.name));
         if let EntryKind::Link { first } = &entry.kind {
             id = id_of(first);
-            let file = self.at(first)?;
+            let (file, own) = self.at(first)?;
+            map = own;
             if matches!(file.kind, EntryKind::Link { .. } | EntryKind::Dir { .. }) {
                 return Err(Error::new(Kind::Corrupt, "the snapshot has a further name of what is no file"));
             }
             entry = Entry { name: entry.name, ..file };
         }
         let links = self.links.get(&id).map_or(1, |further| further + 1);
-        Ok(self.show(entry, id, links))
+        Ok(self.show(entry, id, links, (holes, map)))
     }
 
-    fn show(&self, entry: Entry, id: u64, links: u32) -> Seen {
+    fn show(&self, entry: Entry, id: u64, links: u32, (holes, map): (Option<Name>, Option<Map>)) -> Seen {
         let named = match entry.kind {
-            EntryKind::Dir { content } => Named::Dir { id, list: content },
-            EntryKind::File { size, content } => Named::File { size, content },
+            EntryKind::Dir { content } => Named::Dir { id, list: content, holes },
+            EntryKind::File { size, content } => Named::File { size, content, map },
             _ => Named::Other { id },
         };
         Seen {
@@ -192,15 +243,20 @@ impl Shown {
             id,
             version: None,
             links,
-            disk_bytes: self.disk_bytes(&entry),
+            disk_bytes: self.disk_bytes(&entry, map),
             changed: entry.meta.mtime,
             entry,
         }
     }
 
     /// A file's size without its holes, as far as that is cheap to know.
-    fn disk_bytes(&self, entry: &Entry) -> u64 {
+    fn disk_bytes(&self, entry: &Entry, map: Option<Map>) -> u64 {
         let EntryKind::File { size, content } = entry.kind else { return 0 };
+        if self.holes != Holes::Unknown {
+            // What cannot be read is told when it is asked for.
+            let holes = map.and_then(|map| self.map(map, size).ok());
+            return size - holes.map_or(0, |holes| holes.iter().map(|hole| hole.end - hole.start).sum());
+        }
         if size <= MAX as u64 || size > COUNTED_BYTES {
             return size;
         }
@@ -209,8 +265,61 @@ impl Shown {
         chunks.0.iter().filter(|at| !at.hole).map(|at| u64::from(at.chunk.len)).sum()
     }
 
+    fn map(&self, map: Map, size: u64) -> Result<Arc<Vec<Range<u64>>>> {
+        let known = lock(&self.maps).get(&map.content);
+        if let Some(holes) = known.filter(|holes| holes.last().is_none_or(|last| last.end <= size)) {
+            return Ok(holes);
+        }
+        let holes = Arc::new(self.store.holes(map, size)?);
+        lock(&self.maps).put(map.content, &holes, holes.len());
+        Ok(holes)
+    }
+
+    /// The first range of data at or behind `offset` of a file with a map. What a map says is believed as far as the content agrees: the
+    /// file may have changed between the two.
+    fn mapped_data(&self, (size, content): (u64, Name), map: Map, offset: u64) -> Result<Option<Range<u64>>> {
+        let Some(holes) = holes::or_lost(self.map(map, size))? else { return Ok(Some(offset..size)) };
+        let chunks = self.chunks(&content, size)?;
+        let mut at = offset;
+        let mut ahead = holes[holes.partition_point(|hole| hole.end <= offset)..].iter();
+        let mut behind = None;
+        for hole in ahead.by_ref() {
+            if hole.start > at {
+                behind = Some(hole);
+                break;
+            }
+            if !self.is_zeros(&chunks, at..hole.end)? {
+                break;
+            }
+            at = hole.end;
+        }
+        if at >= size {
+            return Ok(None);
+        }
+        for (doubted, hole) in behind.into_iter().chain(ahead).enumerate() {
+            // Where it is given up the range ends early, and the next one goes on from there.
+            if doubted == DOUBTED || self.is_zeros(&chunks, hole.clone())? {
+                return Ok(Some(at..hole.start));
+            }
+        }
+        Ok(Some(at..size))
+    }
+
+    /// Whether a range of a file is nothing but zeros. Of a long one, what is read is the chunks at its two ends.
+    fn is_zeros(&self, chunks: &Chunks, range: Range<u64>) -> Result<bool> {
+        for at in chunks.from(range.start).iter().take_while(|at| at.start < range.end).filter(|at| !at.hole) {
+            let end = (range.end - at.start).min(at.chunk.len.into()) as usize;
+            let bytes = self.store.chunk(&at.chunk)?;
+            let inside = &bytes[range.start.saturating_sub(at.start) as usize..end];
+            if inside.iter().any(|byte| *byte != 0) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn slice(&self, slice: &Slice) -> Result<Piece> {
-        let Named::File { size, content } = self.named(&slice.file)? else {
+        let Named::File { size, content, .. } = self.named(&slice.file)? else {
             return Err(Error::new(Kind::NotFound, "this is no file"));
         };
         let end = size.min(slice.offset.saturating_add(slice.len.into()));
@@ -261,20 +370,20 @@ impl Chunks {
 
 impl Look for Shown {
     fn root(&self) -> Result<Seen> {
-        Ok(self.show(self.root.clone(), ROOT_ID, 1))
+        Ok(self.show(self.root.clone(), ROOT_ID, 1, (self.holes.list(), None)))
     }
 
     fn list(&self, dir: &Handle, after: Option<&[u8]>) -> Result<Listing> {
-        let (id, entries) = self.dir(dir)?;
-        let start = after.map_or(0, |after| entries.partition_point(|entry| *entry.name <= *after));
+        let folder = self.dir(dir)?;
+        let start = after.map_or(0, |after| folder.entries.partition_point(|entry| *entry.name <= *after));
         let mut listing = Listing::default();
         let mut bytes = 0;
-        for entry in &entries[start..] {
+        for entry in &folder.entries[start..] {
             if listing.entries.len() == LIST_ENTRIES || bytes >= LIST_BYTES {
                 listing.more = true;
                 break;
             }
-            let seen = self.seen(id, entry)?;
+            let seen = self.seen(&folder, entry)?;
             let xattrs: usize = seen.entry.meta.xattrs.iter().map(|(key, value)| key.len() + value.len()).sum();
             bytes += 160 + 2 * seen.entry.name.len() + xattrs;
             listing.entries.push(seen);
@@ -283,9 +392,9 @@ impl Look for Shown {
     }
 
     fn find(&self, dir: &Handle, name: &[u8]) -> Result<Option<Seen>> {
-        let (id, entries) = self.dir(dir)?;
-        let place = entries.binary_search_by(|entry| (*entry.name).cmp(name));
-        place.ok().map(|place| self.seen(id, &entries[place])).transpose()
+        let folder = self.dir(dir)?;
+        let place = folder.entries.binary_search_by(|entry| (*entry.name).cmp(name));
+        place.ok().map(|place| self.seen(&folder, &folder.entries[place])).transpose()
     }
 
     fn again(&self, _: &Handle) -> Result<Seen> {
@@ -297,11 +406,14 @@ impl Look for Shown {
     }
 
     fn data(&self, file: &Handle, offset: u64) -> Result<Option<Range<u64>>> {
-        let Named::File { size, content } = self.named(file)? else {
+        let Named::File { size, content, map } = self.named(file)? else {
             return Err(Error::new(Kind::NotFound, "this is no file"));
         };
         if offset >= size {
             return Ok(None);
+        }
+        if self.holes != Holes::Unknown {
+            return map.map_or(Ok(Some(offset..size)), |map| self.mapped_data((size, content), map, offset));
         }
         let chunks = self.chunks(&content, size)?;
         let mut data = chunks.from(offset).iter().skip_while(|at| at.hole);
@@ -358,6 +470,7 @@ fn further_names(store: &Store, list: Name) -> Result<HashMap<u64, u32>> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::FileExt;
 
     use super::super::tests::{open_store, take};
     use super::*;
@@ -371,7 +484,9 @@ mod tests {
         fs::hard_link(source.join("b/deep/first"), source.join("c")).unwrap();
         let mut long = vec![0; 3 << 20];
         blake3::Hasher::new().finalize_xof().fill(&mut long[..1_000_000]);
-        fs::write(source.join("long"), &long).unwrap();
+        let file = fs::File::create(source.join("long")).unwrap();
+        file.write_all_at(&long[..1_000_000], 0).unwrap();
+        file.set_len(3 << 20).unwrap();
         let store = Arc::new(open_store(dir.path(), None));
         let (_, snapshot) = take(&store, &source, None, false).unwrap();
         let show = |secret: &[u8]| {

@@ -25,6 +25,9 @@ pub const NODE_MAX: usize = 64 << 20;
 /// A pack is ended when it has so many bytes, or so many objects: they wait in memory until it is written.
 pub const PACK_BYTES: usize = 16 << 20;
 const PACK_OBJECTS: usize = 1 << 16;
+/// No pack is longer: one that lacked a byte of being full, the longest frame, and a footer.
+pub const LONGEST: u64 =
+    (PACK_BYTES + FRAME_MAX + FRAME_MAX / 128 + (PACK_OBJECTS + FRAME_BYTES) * 64 + (1 << 20)) as u64;
 /// zstd's own default.
 const LEVEL: i32 = 3;
 

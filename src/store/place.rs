@@ -59,6 +59,12 @@ impl Place {
         Ok(Place::Bucket(Bucket { objects: Arc::new(objects), prefix, url: url.to_owned(), runtime }))
     }
 
+    /// A bucket that is none, for tests.
+    #[cfg(test)]
+    pub fn of_objects(objects: Arc<dyn ObjectStore>, runtime: Handle) -> Place {
+        Place::Bucket(Bucket { objects, prefix: "host".to_owned(), url: "s3://test/host".to_owned(), runtime })
+    }
+
     pub fn is_remote(&self) -> bool {
         matches!(self, Place::Bucket(_))
     }

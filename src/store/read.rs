@@ -32,18 +32,25 @@ impl Store {
                 return Err(lost(format!("the store {} has lost {name}", self.label())));
             };
             match self.frame(&hit) {
-                Ok(Some(frame)) => {
+                Ok(frame) => {
                     let (at, len) = (hit.entry.at as usize, hit.entry.len as usize);
-                    if frame.len() >= at + len {
-                        let bytes = frame.slice(at..at + len);
-                        if kind.name_of(&bytes) == *name {
-                            return Ok(bytes);
-                        }
+                    let bytes = frame.filter(|frame| frame.len() >= at + len).map(|frame| frame.slice(at..at + len));
+                    if let Some(bytes) = bytes.filter(|bytes| kind.name_of(bytes) == *name) {
+                        return Ok(bytes);
                     }
-                    return Err(lost(format!("{name} in {} is damaged", pack::path_of(hit.pack.name))));
+                    // What is kept here of a bucket may be what is damaged, not the bucket.
+                    if !self.place.is_remote() || attempt >= TRIES {
+                        return Err(lost(format!("{name} in {} is damaged", pack::path_of(hit.pack.name))));
+                    }
+                    self.forget_frame(&hit);
                 }
-                Ok(None) => return Err(lost(format!("{name} in {} is damaged", pack::path_of(hit.pack.name)))),
                 Err(error) if error.kind() == ErrorKind::NotFound && attempt < TRIES => {}
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof && self.place.is_remote() && attempt < TRIES => {
+                    self.forget_frame(&hit);
+                }
+                Err(error) if error.kind() == ErrorKind::InvalidData => {
+                    return Err(lost(format!("{name} cannot be read from the store {}", self.label())).because(error));
+                }
                 Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof) => {
                     let path = pack::path_of(hit.pack.name);
                     return Err(lost(format!("{path} of the store {} is gone or cut off", self.label())));
@@ -52,6 +59,12 @@ impl Store {
             }
         }
         unreachable!("the last try returns")
+    }
+
+    fn forget_frame(&self, hit: &Hit) {
+        lock(&self.frames).remove(&(hit.pack.name, hit.entry.offset));
+        lock(&self.windows).clear();
+        self.forget(&[hit.pack.name]);
     }
 
     /// The unpacked frame; `None` if it is damaged.
@@ -79,8 +92,7 @@ impl Store {
             (Place::Bucket(_), PackKind::Nodes) => {
                 let kept = self.cache.join(&path);
                 if !kept.exists() {
-                    let bytes = self.place.get(&path, None)?;
-                    super::place::put_durably(&kept, &bytes)?;
+                    super::place::put_durably(&kept, &self.whole(pack, &path)?)?;
                 }
                 Some(kept)
             }
@@ -99,6 +111,19 @@ impl Store {
         let mut bytes = vec![0; len as usize];
         file.read_exact_at(&mut bytes, offset)?;
         Ok(bytes.into())
+    }
+
+    /// All of a pack, as long as the index says, and what its name says. Who can write to the bucket can put anything there.
+    fn whole(&self, pack: &Pack, path: &str) -> IoResult<Bytes> {
+        let wrong = |why: &str| Error::new(Kind::Corrupt, format!("{path} in the bucket {why}"));
+        if pack.len > pack::LONGEST {
+            return Err(std::io::Error::new(ErrorKind::InvalidData, wrong("is longer than any pack")));
+        }
+        let bytes = self.place.get(path, Some((0, pack.len)))?;
+        match Name::of(&bytes) == pack.name {
+            true => Ok(bytes),
+            false => Err(std::io::Error::new(ErrorKind::InvalidData, wrong("is not what its name says"))),
+        }
     }
 
     /// From a bucket: more than is asked for, since what lies behind is most often wanted next.

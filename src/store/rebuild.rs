@@ -44,6 +44,18 @@ impl Store {
         self.sure()
     }
 
+    /// Takes up packs that are there and that the index does not know: they were away for a while. Whether there were any.
+    pub(super) fn take_back(&self) -> Result<bool> {
+        let known = self.known_packs();
+        let (packs, entries) = self.all_contents(|name| !known.contains(&name))?;
+        if packs.is_empty() {
+            return Ok(false);
+        }
+        self.learn(packs, entries)?;
+        self.trust_reached()?;
+        Ok(true)
+    }
+
     fn sure(&self) -> Result<()> {
         match std::fs::remove_file(self.cache.join(UNSURE)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(self.index_error(error)),

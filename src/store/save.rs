@@ -9,14 +9,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
+use super::holes::{self, Holes, Map};
 use super::pack::PackKind;
 use super::writer::{Group, Writer};
 use crate::model::sync::{Event, LeftOut};
 use crate::model::{Error, Kind, Name, Result};
-use crate::tree::chunk::MAX;
+use crate::tree::chunk::{MAX, all_chunks};
 use crate::tree::entry::{Entry, EntryKind};
 use crate::tree::link::{
-    Ask, ChunkNode, ChunkRef, FileItem, FileState, ListingNode, NeedRange, Open, SentRange, TargetEnd, Tell,
+    Ask, ChunkNode, ChunkRef, FileItem, FileState, Holes as FileHoles, ListingNode, NeedRange, Open, SentRange,
+    TargetEnd, Tell,
 };
 use crate::tree::node::{ListBuilder, ListKind, content_name, decode_entries, root_name};
 use crate::tree::scan::threads;
@@ -35,6 +37,7 @@ pub struct Saved {
     /// Content read at the source; unknown, and 0, when nothing had to be asked for.
     pub bytes_read: u64,
     pub left_out: Vec<LeftOut>,
+    pub holes: Holes,
 }
 
 /// Takes the tree at the other end of `link`.
@@ -176,10 +179,11 @@ impl Take<'_, '_> {
         let mut top = top.ok_or_else(|| nonsense("a root that cannot be read"))?;
         self.totals = (entries, bytes);
         let content = top.content().unwrap_or(Name::UNKNOWN);
-        if content.is_known() && self.writer.has(&content)? {
-            return Ok(Saved { root: top, entries, bytes, bytes_read: 0, left_out: self.left_out });
+        let is_here = content.is_known() && self.writer.has(&content)?;
+        match is_here {
+            true => self.root = Some(content),
+            false => self.todo.push(Wanted { dir: 0, above: None, nodes: Vec::new() }),
         }
-        self.todo.push(Wanted { dir: 0, above: None, nodes: Vec::new() });
         let mut asked: HashMap<u32, Wanted> = HashMap::new();
         loop {
             while self.lists_awaited < LISTS_AHEAD
@@ -209,18 +213,31 @@ impl Take<'_, '_> {
         }
         let Some(content) = self.root else { return Err(nonsense("a tree without an end")) };
         top.set_content(content);
-        self.nodes.flush()?;
         self.ask(Ask::Finish)?;
-        let Tell::Root { root, entries, bytes, bytes_read } = self.next()? else {
-            return Err(nonsense("no root name at the end"));
+        let mut maps: Option<Vec<(Vec<u8>, Map)>> = None;
+        let (root, entries, bytes, bytes_read) = loop {
+            match self.next()? {
+                Tell::Holes(files) => {
+                    let maps = maps.get_or_insert_default();
+                    for file in files {
+                        let map = self.map(&file)?;
+                        maps.push((file.path, map));
+                    }
+                }
+                Tell::Root { root, entries, bytes, bytes_read } => break (root, entries, bytes, bytes_read),
+                _ => return Err(nonsense("no root name at the end")),
+            }
         };
+        let holes = maps.map_or(Ok(Holes::Unknown), |maps| self.holes(maps))?;
+        self.nodes.flush()?;
         if root != root_name(&top) {
             let hint = if fresh { "try again" } else { "try again; if it happens again, try with --checksum" };
             return Err(
                 Error::new(Kind::Corrupt, "what was received does not add up to what the source has").hint(hint)
             );
         }
-        Ok(Saved { root: top, entries, bytes, bytes_read, left_out: self.left_out })
+        let bytes_read = if is_here { 0 } else { bytes_read };
+        Ok(Saved { root: top, entries, bytes, bytes_read, left_out: self.left_out, holes })
     }
 
     fn ask(&self, ask: Ask) -> Result<()> {
@@ -333,6 +350,26 @@ impl Take<'_, '_> {
         let name = list.finish();
         self.put_nodes(nodes.into_inner())?;
         Ok(name)
+    }
+
+    /// Stores where a file has holes.
+    fn map(&mut self, file: &FileHoles) -> Result<Map> {
+        if !holes::are_apart(&file.holes) || !holes::is_path(&file.path) {
+            return Err(nonsense("holes that cannot be"));
+        }
+        let bytes = holes::encode(&file.holes);
+        let chunks = all_chunks(&bytes);
+        let map = Map { len: bytes.len() as u64, content: content_name(&chunks) };
+        self.chunk_list(&chunks)?;
+        self.store(chunks, bytes.into())?;
+        Ok(map)
+    }
+
+    fn holes(&mut self, maps: Vec<(Vec<u8>, Map)>) -> Result<Holes> {
+        let mut nodes = Vec::new();
+        let holes = holes::tree(maps, |name, bytes| nodes.push((name, bytes)));
+        self.put_nodes(nodes)?;
+        Ok(holes)
     }
 
     fn put_nodes(&mut self, nodes: Vec<(Name, Vec<u8>)>) -> Result<()> {

@@ -1,7 +1,8 @@
 //! Encryption at rest: XChaCha20-Poly1305 with a key from a file. Whoever holds the place without the key learns how much is
 //! in it and when it came, and can change nothing unnoticed.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
@@ -58,31 +59,54 @@ impl Key {
         self.0.decrypt(&XNonce::from(*nonce), Payload { msg: sealed, aad: what }).ok()
     }
 
-    /// The key in a file, which is made, with a new key in it, where there is none.
+    /// The key in a file, which is made, with a new key in it, where there is none. Of several that make it at once all get
+    /// the same one. What is there is never written over, whatever it is: it may be all that opens a store.
     pub fn in_file(path: &Path) -> Result<Key> {
         let shown = path.display();
-        match std::fs::read_to_string(path) {
-            Ok(text) => parse(&text).map(|bytes| Key::new(&bytes)).ok_or_else(|| {
-                Error::new(Kind::Corrupt, format!("{shown} is not the key of a store"))
-                    .hint("it is one line: `mcloud-store-key 1` and 64 hexadecimal digits")
-            }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let bytes: [u8; 32] = random()?;
-                let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-                let write = || {
-                    if let Some(folder) = path.parent() {
-                        super::place::make_folder(folder)?;
-                    }
-                    let mut file = private_file().create_new(true).open(path)?;
-                    writeln!(file, "{KEY_FILE}{hex}")?;
-                    file.sync_all()
-                };
-                write().map_err(|error| Error::io(format!("the key {shown} of the store cannot be made"), error))?;
-                Ok(Key::new(&bytes))
+        loop {
+            match std::fs::read_to_string(path) {
+                Ok(text) => return parse(&text).map(|bytes| Key::new(&bytes)).ok_or_else(|| no_key(path, &text)),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(Error::io(format!("the key {shown} of the store cannot be read"), error)),
             }
-            Err(error) => Err(Error::io(format!("the key {shown} of the store cannot be read"), error)),
+            let bytes: [u8; 32] = random()?;
+            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            match put_new(path, format!("{KEY_FILE}{hex}\n").as_bytes()) {
+                Ok(()) => return Ok(Key::new(&bytes)),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(Error::io(format!("the key {shown} of the store cannot be made"), error)),
+            }
         }
     }
+}
+
+fn no_key(path: &Path, text: &str) -> Error {
+    let error = Error::new(Kind::Corrupt, format!("{} is not the key of a store", path.display()));
+    match text.is_empty() {
+        true => error.hint(
+            "it is empty: put the key there; or, if the store has no snapshots yet, remove it and a new one is made",
+        ),
+        false => error.hint("it is one line: `mcloud-store-key 1` and 64 hexadecimal digits"),
+    }
+}
+
+/// Writes a file of our own that is not there yet: under another name, durable, and then linked to its own, which fails where
+/// something is there. So whoever finds it finds all of it, also after a crash.
+fn put_new(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    super::place::make_folder(folder)?;
+    let number = random::<8>().map_err(std::io::Error::other)?.map(|byte| format!("{byte:02x}")).concat();
+    let draft = folder.join(format!(".store-key.{number}"));
+    let written = || -> std::io::Result<()> {
+        let mut file = private_file().create_new(true).open(&draft)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::hard_link(&draft, path)
+    };
+    let written = written();
+    let _ = std::fs::remove_file(&draft);
+    written?;
+    File::open(folder)?.sync_all()
 }
 
 fn parse(text: &str) -> Option<[u8; 32]> {
@@ -131,7 +155,28 @@ mod tests {
         let path = dir.path().join("store.key");
         let (made, read) = (Key::in_file(&path).unwrap(), Key::in_file(&path).unwrap());
         assert_eq!(made.check(), read.check());
-        std::fs::write(&path, "nonsense").unwrap();
-        assert_eq!(Key::in_file(&path).unwrap_err().kind, Kind::Corrupt);
+        let all = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        assert_eq!(all.collect::<Vec<_>>(), ["store.key"], "and nothing else");
+        let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&path).unwrap());
+        assert_eq!(mode & 0o777, 0o600);
+        for wrong in ["nonsense", ""] {
+            std::fs::write(&path, wrong).unwrap();
+            assert_eq!(Key::in_file(&path).unwrap_err().kind, Kind::Corrupt);
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), wrong, "it is not written over");
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_there_is_never_written_over_and_all_who_make_one_at_once_have_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("folder/store.key");
+        let made: Vec<[u8; 8]> = std::thread::scope(|scope| {
+            let all: Vec<_> = (0..8).map(|_| scope.spawn(|| Key::in_file(&path).unwrap().check())).collect();
+            all.into_iter().map(|one| one.join().unwrap()).collect()
+        });
+        assert!(made.iter().all(|check| *check == made[0]));
+        let error = put_new(&path, b"another").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+        assert_eq!(Key::in_file(&path).unwrap().check(), made[0]);
     }
 }

@@ -1,6 +1,8 @@
 //! A kept tree as a source: answers at the link what a live directory would.
 //!
-//! Where files had holes is not kept: a file's blocks of zeros become holes again, as with `cp --sparse=always`.
+//! Of a file that had holes the blocks of zeros become holes again; so they do where it is not known whether it had any.
+
+mod rules;
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,14 +10,17 @@ use std::sync::{Mutex, RwLock};
 
 use tokio::sync::mpsc;
 
+use rules::{read_all, rules};
+
+use super::holes::{self, Holes};
 use super::snapshot::Volume;
 use super::{Store, lock, read_lock, write_lock};
 use crate::model::name::Short;
 use crate::model::sync::LeftOut;
-use crate::model::{Error, Kind, Name, Result};
+use crate::model::{Error, Kind, Name, Result, shown};
 use crate::tree::chunk::MAX;
 use crate::tree::entry::{Entry, EntryKind, Meta};
-use crate::tree::filter::{Filter, RULES_FILE, RULES_MAX, Stand};
+use crate::tree::filter::{Filter, Stand};
 use crate::tree::link::{
     Ask, ChunkNode, FileItem, FileState, ListingNode, NeedRange, Open, SentRange, SourceEnd, Tell,
 };
@@ -58,12 +63,17 @@ struct Row {
     /// The list that is kept, and the name of the one that is shown: another one where something is left out.
     kept: Name,
     shown: Name,
+    /// The list of the same directory in the tree of holes.
+    holes: Option<Name>,
     first_child: Option<u32>,
 }
 
 struct Kept<'a> {
     store: &'a Store,
+    holes: Holes,
     filter: Filter,
+    /// Without what the caller left out.
+    own_rules: Filter,
     /// Something may be left out: lists are made anew.
     partial: bool,
     dirs: RwLock<Vec<Row>>,
@@ -76,28 +86,34 @@ struct Kept<'a> {
 }
 
 enum Job {
-    Files { dir: u32, files: Vec<(u32, Entry)> },
-    Big { dir: u32, at: u32, entry: Entry },
+    Files { dir: u32, files: Vec<(u32, Entry, bool)> },
+    Big { dir: u32, at: u32, entry: Entry, sparse: bool },
     Need { dir: u32, at: u32, ranges: Vec<NeedRange> },
 }
 
 fn serve_opened(store: &Store, volume: &Volume, label: &str, open: &Open, link: &mut SourceEnd) -> Result<(), Stop> {
-    let _pin = store.pin(vec![volume.content()]);
-    let rules = rules(store, volume)?;
+    let _pin = store.pin(volume.lists().collect());
+    let rules = rules(store, volume, label, open.fresh)?;
     let filter = Filter::new(&open.path, &rules, &open.exclude)?;
+    let own_rules = Filter::new(&open.path, &rules, &[])?;
     tell(&link.tell, Tell::Opened { rules, local: None })?;
     match link.next_ask() {
         Some(Ask::Scan) => {}
         Some(_) => return Err(Error::failed("the target asked before the scan").into()),
         None => return Err(Stop::HungUp),
     }
-    let partial = !filter.is_whole_tree() || !open.exclude.is_empty();
+    // The rules of the tree may leave out of it, too: it was taken while they changed, or by a version that read them
+    // differently. The target goes by them.
+    let partial = !filter.is_whole_tree() || filter.has_rules();
     let content = volume.content();
     let implied = !filter.is_whole_tree();
-    let row = Row { path: Box::default(), kept: content, shown: content, first_child: None };
+    let holes = volume.holes.list();
+    let row = Row { path: Box::default(), kept: content, shown: content, holes, first_child: None };
     let kept = Kept {
         store,
+        holes: volume.holes,
         filter,
+        own_rules,
         partial,
         dirs: RwLock::new(vec![row]),
         tell: link.tell.clone(),
@@ -109,13 +125,16 @@ fn serve_opened(store: &Store, volume: &Volume, label: &str, open: &Open, link: 
     };
     let (mut entries, mut bytes) = (volume.entries, volume.bytes);
     if partial {
-        (entries, bytes) = kept.number_all()?;
+        let left_out;
+        (entries, bytes, left_out) = kept.number_all()?;
         let scope = crate::tree::filter::clean_scope(&open.path)?;
         if !scope.is_empty() && entries <= scope.iter().filter(|byte| **byte == b'/').count() as u64 {
-            let path = String::from_utf8_lossy(&scope).into_owned();
-            return Err(Error::new(Kind::NotFound, format!("there is no {path:?} in {label}"))
+            return Err(Error::new(Kind::NotFound, format!("there is no `{}` in {label}", shown::path(&scope)))
                 .hint("--path names a file or folder inside the snapshot")
                 .into());
+        }
+        for left_out in left_out {
+            tell(&link.tell, Tell::LeftOut(left_out))?;
         }
     }
     let mut root = volume.root.clone();
@@ -129,22 +148,6 @@ fn serve_opened(store: &Store, volume: &Volume, label: &str, open: &Open, link: 
     kept.answer(link)?;
     let bytes_read = kept.bytes_read.load(Ordering::Relaxed);
     tell(&kept.tell, Tell::Root { root: root_name(&root), entries, bytes, bytes_read })
-}
-
-/// The `.mcignore` of the tree.
-fn rules(store: &Store, volume: &Volume) -> Result<Vec<u8>> {
-    let mut rules = Vec::new();
-    for entry in store.entries(&volume.content())? {
-        if let EntryKind::File { size, content } = entry.kind
-            && *entry.name == *RULES_FILE
-            && size <= RULES_MAX as u64
-        {
-            for chunk in store.chunks(&content, size)? {
-                rules.extend_from_slice(&store.chunk(&chunk)?);
-            }
-        }
-    }
-    Ok(rules)
 }
 
 impl Kept<'_> {
@@ -168,21 +171,41 @@ impl Kept<'_> {
         Ok(shown)
     }
 
+    /// What of a directory is kept, and left out by the rules that are kept with it.
+    fn left_out(&self, path: &[u8], kept: &Name) -> Result<Vec<LeftOut>> {
+        let mut left_out = Vec::new();
+        for entry in self.store.entries(kept)? {
+            let (path, is_dir) = (join(path, &entry.name), entry.is_dir());
+            let protected = |filter: &Filter| filter.stand(&path, is_dir) == Stand::Protected;
+            if protected(&self.own_rules) && protected(&self.filter) {
+                let reason = "the snapshot has it, and its .mcignore leaves it out: mount the snapshot to get at it";
+                left_out.push(LeftOut { path, reason: reason.to_owned() });
+            }
+        }
+        Ok(left_out)
+    }
+
     /// Numbers all directories of a view from which something may be left out, and names their lists. Returns the
-    /// entries and bytes in it.
-    fn number_all(&self) -> Result<(u64, u64)> {
+    /// entries and bytes in it, and what its own rules leave out.
+    fn number_all(&self) -> Result<(u64, u64, Vec<LeftOut>)> {
         let mut dirs = write_lock(&self.dirs);
         let (mut entries, mut bytes, mut at) = (0, 0, 0);
+        let mut left_out = Vec::new();
         let mut parents: Vec<usize> = vec![0];
         while at < dirs.len() {
             let (path, kept) = (dirs[at].path.clone(), dirs[at].kept);
             dirs[at].first_child = Some(dirs.len() as u32);
+            if self.own_rules.has_rules() {
+                left_out.append(&mut self.left_out(&path, &kept)?);
+            }
+            let beside = self.beside(dirs[at].holes)?;
             for entry in self.shown(&path, &kept)? {
                 entries += 1;
                 bytes += entry.size();
                 if let EntryKind::Dir { content } = entry.kind {
                     let path = join(&path, &entry.name).into();
-                    dirs.push(Row { path, kept: content, shown: Name::UNKNOWN, first_child: None });
+                    let holes = holes::below(&beside, &entry.name).0;
+                    dirs.push(Row { path, kept: content, shown: Name::UNKNOWN, holes, first_child: None });
                     parents.push(at);
                 }
             }
@@ -201,7 +224,7 @@ impl Kept<'_> {
             }
             dirs[at].shown = list.finish();
         }
-        Ok((entries, bytes))
+        Ok((entries, bytes, left_out))
     }
 
     fn answer(&self, link: &mut SourceEnd) -> Result<(), Stop> {
@@ -241,16 +264,17 @@ impl Kept<'_> {
         match ask {
             Ask::List { dir, have } => self.list(dir, &have.into_iter().collect()),
             Ask::Fetch { dir, entries } => {
-                let all = self.files_of(dir)?;
+                let (all, sparse) = (self.files_of(dir)?, self.sparse(dir)?);
                 let (mut files, mut bytes) = (Vec::new(), 0);
                 for at in entries {
                     let entry = file_at(&all, at)?;
+                    let sparse = sparse.has(&entry.name);
                     if entry.size() > MAX as u64 {
-                        send(Job::Big { dir, at, entry })?;
+                        send(Job::Big { dir, at, entry, sparse })?;
                         continue;
                     }
                     bytes += entry.size() as usize;
-                    files.push((at, entry));
+                    files.push((at, entry, sparse));
                     if bytes >= BATCH_BYTES || files.len() >= BATCH_FILES {
                         send(Job::Files { dir, files: std::mem::take(&mut files) })?;
                         bytes = 0;
@@ -270,6 +294,20 @@ impl Kept<'_> {
         row.ok_or_else(|| Error::failed("the target asked for a directory that is not there"))
     }
 
+    /// A directory of the tree of holes; empty where there is none.
+    fn beside(&self, list: Option<Name>) -> Result<Vec<Entry>> {
+        let entries = list.map_or(Ok(None), |list| holes::or_lost(self.store.entries(&list)));
+        Ok(entries?.unwrap_or_default())
+    }
+
+    /// Which files of a directory had holes.
+    fn sparse(&self, dir: u32) -> Result<Sparse> {
+        Ok(match self.holes {
+            Holes::Unknown => Sparse::Perhaps,
+            _ => Sparse::These(self.beside(self.row(dir)?.holes)?),
+        })
+    }
+
     fn files_of(&self, dir: u32) -> Result<Vec<Entry>> {
         let row = self.row(dir)?;
         self.shown(&row.path, &row.kept)
@@ -284,10 +322,12 @@ impl Kept<'_> {
                 let mut dirs = write_lock(&self.dirs);
                 let first = dirs.len() as u32;
                 dirs[dir as usize].first_child = Some(first);
+                let beside = self.beside(row.holes)?;
                 for entry in &shown {
                     if let EntryKind::Dir { content } = entry.kind {
                         let path = join(&row.path, &entry.name).into();
-                        dirs.push(Row { path, kept: content, shown: content, first_child: None });
+                        let holes = holes::below(&beside, &entry.name).0;
+                        dirs.push(Row { path, kept: content, shown: content, holes, first_child: None });
                     }
                 }
                 first
@@ -347,7 +387,8 @@ impl Kept<'_> {
         for part in nodes.chunks(64) {
             tell(&self.tell, Tell::Chunks { dir, entry: at, nodes: part.to_vec() })?;
         }
-        tell(&self.tell, Tell::ChunksEnd(item(dir, at, &entry, FileState::Ok)))
+        let sparse = self.sparse(dir)?.has(&entry.name);
+        tell(&self.tell, Tell::ChunksEnd(item(dir, at, &entry, sparse, FileState::Ok)))
     }
 
     fn read_jobs(&self, work: &crossbeam_channel::Receiver<Job>) {
@@ -368,7 +409,7 @@ impl Kept<'_> {
         match job {
             Job::Files { dir, files } => {
                 let (mut items, mut data) = (Vec::new(), Vec::new());
-                for (at, entry) in files {
+                for (at, entry, sparse) in files {
                     let start = data.len();
                     let state = match self.append(&entry, &mut data) {
                         Ok(()) => FileState::Ok,
@@ -377,20 +418,18 @@ impl Kept<'_> {
                             self.lost(dir, &entry, &error)?
                         }
                     };
-                    items.push(item(dir, at, &entry, state));
+                    items.push(item(dir, at, &entry, sparse, state));
                 }
                 self.keep_pace(data.len());
                 tell(&self.tell, Tell::Files { items, data: data.into() })
             }
-            Job::Big { dir, at, entry } => self.big(dir, at, &entry),
+            Job::Big { dir, at, entry, sparse } => self.big(dir, at, &entry, sparse),
             Job::Need { dir, at, ranges } => self.need(dir, at, &ranges),
         }
     }
 
     fn append(&self, entry: &Entry, data: &mut Vec<u8>) -> Result<()> {
-        for chunk in self.store.chunks(&entry.content().unwrap_or(Name::UNKNOWN), entry.size())? {
-            data.extend_from_slice(&self.store.chunk(&chunk)?);
-        }
+        data.append(&mut read_all(self.store, &entry.content().unwrap_or(Name::UNKNOWN), entry.size())?);
         Ok(())
     }
 
@@ -405,14 +444,14 @@ impl Kept<'_> {
         Ok(FileState::Unreadable)
     }
 
-    fn big(&self, dir: u32, at: u32, entry: &Entry) -> Result<(), Stop> {
+    fn big(&self, dir: u32, at: u32, entry: &Entry, sparse: bool) -> Result<(), Stop> {
         let done = self.parts(dir, at, entry);
         let state = match done {
             Ok(()) => FileState::Ok,
             Err(Stop::Failed(error)) => self.lost(dir, entry, &error)?,
             Err(stop) => return Err(stop),
         };
-        tell(&self.tell, Tell::FileEnd(item(dir, at, entry, state)))
+        tell(&self.tell, Tell::FileEnd(item(dir, at, entry, sparse, state)))
     }
 
     fn parts(&self, dir: u32, at: u32, entry: &Entry) -> Result<(), Stop> {
@@ -483,9 +522,25 @@ fn file_at(entries: &[Entry], at: u32) -> Result<Entry> {
     file.cloned().ok_or_else(|| Error::failed("the target asked for the content of what is no file"))
 }
 
-fn item(dir: u32, at: u32, entry: &Entry, state: FileState) -> FileItem {
+/// Which files of a directory had holes.
+enum Sparse {
+    /// That is not known: each may have had some.
+    Perhaps,
+    These(Vec<Entry>),
+}
+
+impl Sparse {
+    fn has(&self, name: &[u8]) -> bool {
+        match self {
+            Sparse::Perhaps => true,
+            Sparse::These(entries) => holes::below(entries, name).1.is_some(),
+        }
+    }
+}
+
+fn item(dir: u32, at: u32, entry: &Entry, sparse: bool, state: FileState) -> FileItem {
     let len = if state == FileState::Ok { entry.size() } else { 0 };
-    FileItem { dir, entry: at, len, content: entry.content().unwrap_or(Name::UNKNOWN), now: None, sparse: true, state }
+    FileItem { dir, entry: at, len, content: entry.content().unwrap_or(Name::UNKNOWN), now: None, sparse, state }
 }
 
 fn tell(to: &mpsc::Sender<Tell>, what: Tell) -> Result<(), Stop> {

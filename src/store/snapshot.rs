@@ -2,11 +2,14 @@
 
 use crate::model::host::DataVolume;
 use crate::model::{Error, Kind, Name, Result, ServiceName, TenantName, VolumePath};
-use crate::tree::entry::{Entry, put, put_bytes, take, take_bytes, take_u32};
+use crate::tree::entry::{Entry, put, put_bytes, take, take_bytes, take_name, take_u32};
 
+use super::holes::Holes;
 use super::pack::name_from_hex;
 
-const MAGIC: &[u8; 18] = b"mcloud snapshot 1\n";
+/// A record that knows of holes, and one of the version before, which does not.
+const MAGIC: &[u8; 18] = b"mcloud snapshot 2\n";
+const MAGIC_1: &[u8; 18] = b"mcloud snapshot 1\n";
 const TEXT_MAX: usize = 1 << 16;
 /// The most volumes or tags of one snapshot.
 const MANY: u64 = 65_536;
@@ -47,6 +50,7 @@ pub struct Volume {
     pub bytes: u64,
     /// Entries that are not as they were, or not there at all.
     pub left_out: u64,
+    pub holes: Holes,
 }
 
 impl Volume {
@@ -67,7 +71,9 @@ pub fn label(data: Option<&DataVolume>) -> String {
 
 impl Snapshot {
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = MAGIC.to_vec();
+        // What knows no more than a record of the version before is one: it goes on having the same id.
+        let knows = self.volumes.iter().any(|volume| volume.holes != Holes::Unknown);
+        let mut out = if knows { MAGIC.to_vec() } else { MAGIC_1.to_vec() };
         put(&mut out, self.taken_ms);
         put_bytes(&mut out, self.tenant.as_str().as_bytes());
         put_bytes(&mut out, self.of.as_bytes());
@@ -93,12 +99,18 @@ impl Snapshot {
             put(&mut out, volume.bytes);
             put(&mut out, volume.left_out);
             volume.root.encode(&mut out);
+            if knows {
+                put_holes(&mut out, volume.holes);
+            }
         }
         out
     }
 
     pub fn decode(bytes: &[u8]) -> Option<Snapshot> {
-        let mut rest = bytes.strip_prefix(MAGIC)?;
+        let (knows, mut rest) = match bytes.strip_prefix(MAGIC) {
+            Some(rest) => (true, rest),
+            None => (false, bytes.strip_prefix(MAGIC_1)?),
+        };
         let rest = &mut rest;
         let text = |rest: &mut &[u8]| String::from_utf8(take_bytes(rest, TEXT_MAX)?.to_vec()).ok();
         let taken_ms = take(rest)?;
@@ -122,7 +134,8 @@ impl Snapshot {
             };
             let (entries, bytes, left_out) = (take(rest)?, take(rest)?, take(rest)?);
             let root = Entry::decode(rest).filter(|root| root.is_dir() && root.name.is_empty())?;
-            volumes.push(Volume { data, root, entries, bytes, left_out });
+            let holes = if knows { take_holes(rest)? } else { Holes::Unknown };
+            volumes.push(Volume { data, root, entries, bytes, left_out, holes });
         }
         rest.is_empty().then_some(Snapshot { taken_ms, tenant, of, how, tags, by, volumes })
     }
@@ -133,6 +146,26 @@ impl Snapshot {
 
     pub fn bytes(&self) -> u64 {
         self.volumes.iter().map(|volume| volume.bytes).sum()
+    }
+}
+
+fn put_holes(out: &mut Vec<u8>, holes: Holes) {
+    match holes {
+        Holes::Unknown => out.push(0),
+        Holes::Nowhere => out.push(1),
+        Holes::Below(list) => {
+            out.push(2);
+            out.extend_from_slice(&list.0);
+        }
+    }
+}
+
+fn take_holes(bytes: &mut &[u8]) -> Option<Holes> {
+    match take(bytes)? {
+        0 => Some(Holes::Unknown),
+        1 => Some(Holes::Nowhere),
+        2 => take_name(bytes).map(Holes::Below),
+        _ => None,
     }
 }
 
@@ -180,6 +213,11 @@ mod tests {
             kind: EntryKind::Dir { content: Name([n; 32]) },
         };
         let data = DataVolume { service: ServiceName::new("redis").unwrap(), path: VolumePath::new("/data").unwrap() };
+        let holes = match number % 3 {
+            0 => (Holes::Unknown, Holes::Unknown),
+            1 => (Holes::Nowhere, Holes::Below(Name([9; 32]))),
+            _ => (Holes::Below(Name([8; 32])), Holes::Unknown),
+        };
         Snapshot {
             taken_ms: number,
             tenant: TenantName::new("shop").unwrap(),
@@ -188,15 +226,15 @@ mod tests {
             tags: vec!["a".into(), "b c".into()],
             by: "ann".into(),
             volumes: vec![
-                Volume { data: None, root: root(1), entries: 3, bytes: 4, left_out: 0 },
-                Volume { data: Some(data), root: root(2), entries: 5, bytes: 6, left_out: 1 },
+                Volume { data: None, root: root(1), entries: 3, bytes: 4, left_out: 0, holes: holes.0 },
+                Volume { data: Some(data), root: root(2), entries: 5, bytes: 6, left_out: 1, holes: holes.1 },
             ],
         }
     }
 
     #[test]
     fn a_record_reads_back_and_is_nothing_else() {
-        for number in 0..2 {
+        for number in 0..6 {
             let snapshot = sample(number);
             let bytes = snapshot.encode();
             assert_eq!(Snapshot::decode(&bytes).as_ref(), Some(&snapshot));

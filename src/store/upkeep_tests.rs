@@ -235,6 +235,54 @@ fn a_lost_or_shortened_pack_is_named_and_the_next_snapshot_puts_back_what_it_sti
 }
 
 #[test]
+fn a_snapshot_relies_on_no_pack_that_is_gone_or_cut_off() {
+    for (shortened, which) in [(false, 0), (false, 1), (true, 0), (true, 1)] {
+        let mut kept = Kept::new();
+        let store = kept.open();
+        grow(&kept.source(), 1);
+        kept.take(&store);
+        let pack = files(kept.dir.path(), "packs").remove(which);
+        match shortened {
+            true => fs::OpenOptions::new().write(true).open(&pack).unwrap().set_len(100).unwrap(),
+            false => fs::remove_file(&pack).unwrap(),
+        }
+        // Nobody has verified, and nothing of the source has changed.
+        kept.take(&store);
+        kept.all_come_back(&store, "put back");
+        let found = store.verify(true, &|_| (), &AtomicBool::new(false)).unwrap();
+        assert!(!found.problems.iter().any(|problem| matches!(problem, Problem::Path { .. })), "{:?}", found.problems);
+    }
+}
+
+#[test]
+fn packs_that_were_away_for_a_while_are_taken_back_and_not_thrown_away() {
+    let mut kept = Kept::new();
+    let store = kept.open();
+    grow(&kept.source(), 1);
+    kept.take(&store);
+    let packs = kept.dir.path().join("store/packs");
+    let aside = kept.dir.path().join("aside");
+    fs::rename(&packs, &aside).unwrap();
+    // A snapshot of something else meanwhile: all packs are gone for it.
+    fs::rename(kept.source(), kept.dir.path().join("first")).unwrap();
+    fs::create_dir(kept.source()).unwrap();
+    fs::write(kept.source().join("other"), "other").unwrap();
+    kept.take(&store);
+    let copied = std::process::Command::new("cp").arg("-a").arg(aside.join(".")).arg(&packs).status();
+    assert!(copied.unwrap().success());
+    store.collect().unwrap();
+    kept.all_come_back(&store, "after they came back");
+    clean(&store, "after they came back");
+    // A place that is not there at all is an error, and no reason to forget anything.
+    fs::rename(&packs, kept.dir.path().join("away")).unwrap();
+    fs::rename(kept.dir.path().join("store/format"), kept.dir.path().join("format")).unwrap();
+    assert!(take(&store, &kept.source(), None, false).is_err());
+    fs::rename(kept.dir.path().join("format"), kept.dir.path().join("store/format")).unwrap();
+    fs::rename(kept.dir.path().join("away"), &packs).unwrap();
+    kept.all_come_back(&store, "after the disk came back");
+}
+
+#[test]
 fn a_flipped_bit_anywhere_is_found_and_named() {
     let mut kept = Kept::new();
     let store = kept.open();

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::index::{Entry, Pack};
 use super::pack;
+use super::snapshot::Volume;
 use super::walk::{Below, Walk, content_of};
 use super::{Store, lock, read_lock, write_lock};
 use crate::model::{Error, Kind, Name, Result};
@@ -36,6 +37,9 @@ pub enum Problem {
     Path { snapshot: Name, volume: String, path: Vec<u8> },
 }
 
+/// A pack that cannot be relied on, and what is the matter with it.
+type Lost = (Pack, String);
+
 impl Store {
     /// Verifies. With `read_data` every byte is read, else what is there is believed to be whole. `hear` is told bytes
     /// read; `cancel` ends it.
@@ -60,7 +64,7 @@ impl Store {
                 if cancel.load(Ordering::Relaxed) {
                     return Err(cancelled());
                 }
-                walk.root(volume.content())?;
+                volume.lists().try_for_each(|list| walk.root(list))?;
             }
         }
         found.snapshots = snapshots.len() as u64;
@@ -68,7 +72,11 @@ impl Store {
         if !walk.lost.is_empty() {
             for (id, snapshot) in &snapshots {
                 for volume in &snapshot.volumes {
-                    for path in self.hurt_paths(&walk, volume.content())? {
+                    let mut paths = BTreeSet::new();
+                    for list in volume.lists() {
+                        paths.extend(self.hurt_paths(&walk, list)?);
+                    }
+                    for path in paths {
                         found.problems.push(Problem::Path { snapshot: *id, volume: volume.label(), path });
                     }
                 }
@@ -91,11 +99,49 @@ impl Store {
         Ok(())
     }
 
-    /// Packs of the index that are gone or cut off.
-    fn check_packs(&self, found: &mut Verified) -> Result<HashSet<Name>> {
+    /// The packs of the index that are gone or cut off, and what is the matter with each; and all packs that are there.
+    fn lost_packs(&self) -> Result<(Vec<Lost>, HashMap<Name, u64>)> {
+        // The index first: what a snapshot writes meanwhile is there before the index knows it.
+        let known = self.packs();
         let there = self.place.list("packs").map_err(|cause| self.place_error("the packs cannot be listed", cause))?;
         let there: HashMap<Name, u64> =
             there.into_iter().filter_map(|file| Some((pack::name_at(&file.name)?, file.len))).collect();
+        let is_lost = |pack: Pack| match there.get(&pack.name) {
+            None => Some((pack, "is gone".to_owned())),
+            Some(len) if *len != pack.len => Some((pack, format!("has {len} bytes, and had {}", pack.len))),
+            Some(_) => None,
+        };
+        Ok((known.into_iter().filter_map(is_lost).collect(), there))
+    }
+
+    /// Looks whether the packs of the index are there, since a snapshot is about to rely on them. What is lost is not relied on
+    /// any more: what of it is still found is stored again. How many packs that are.
+    pub(super) fn notice_losses(&self) -> Result<usize> {
+        let (lost, _) = self.lost_packs()?;
+        if lost.is_empty() {
+            return Ok(0);
+        }
+        // Of a place that is not there at all, nothing is lost.
+        self.place.get("format", None).map_err(|cause| {
+            self.place_error("`format` cannot be read", cause)
+                .hint("packs are not where they were: is the disk mounted that they are on?")
+        })?;
+        for (pack, what) in &lost {
+            tracing::error!("{} of the store {} {what}", pack::path_of(pack.name), self.label());
+        }
+        self.forget_lost(&lost.iter().map(|(pack, _)| pack.name).collect(), &HashSet::new())?;
+        let mut walk = Walk::new(self);
+        for (_, snapshot) in self.snapshots()? {
+            snapshot.volumes.iter().flat_map(Volume::lists).try_for_each(|list| walk.root(list))?;
+        }
+        write_lock(&self.hurt).extend(walk.hurt);
+        self.save_hurt()?;
+        Ok(lost.len())
+    }
+
+    /// Packs of the index that are gone or cut off.
+    fn check_packs(&self, found: &mut Verified) -> Result<HashSet<Name>> {
+        let (lost, there) = self.lost_packs()?;
         found.packs = there.len() as u64;
         let known = self.known_packs();
         for (name, len) in there.iter().filter(|(name, _)| !known.contains(name)) {
@@ -107,18 +153,11 @@ impl Store {
                 found.problems.push(Problem::File { file, what });
             }
         }
-        let mut lost = HashSet::new();
-        for pack in self.packs() {
-            let what = match there.get(&pack.name) {
-                None => "is gone".to_owned(),
-                Some(len) if *len != pack.len => format!("has {len} bytes, and had {}", pack.len),
-                Some(_) => continue,
-            };
-            // Removed by a collection since the listing: then the index does not know it any more either.
+        let problem = |(pack, what): Lost| {
             found.problems.push(Problem::File { file: pack::path_of(pack.name), what });
-            lost.insert(pack.name);
-        }
-        Ok(lost)
+            pack.name
+        };
+        Ok(lost.into_iter().map(problem).collect())
     }
 
     fn packs(&self) -> Vec<Pack> {

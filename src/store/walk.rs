@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::index::Index;
+use super::snapshot::Volume;
 use super::{Store, lock, write_lock};
 use crate::model::{Kind, Name, Result};
 use crate::tree::chunk::MAX;
@@ -136,7 +137,7 @@ impl Store {
     pub(super) fn trust_reached(&self) -> Result<()> {
         let mut walk = Walk::new(self);
         for (_, snapshot) in self.snapshots()? {
-            snapshot.volumes.iter().try_for_each(|volume| walk.root(volume.content()))?;
+            snapshot.volumes.iter().flat_map(Volume::lists).try_for_each(|list| walk.root(list))?;
         }
         let _changing = lock(&self.changing);
         let is_node = |index: &Index, segment: usize, pack: u32| {

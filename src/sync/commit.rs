@@ -572,10 +572,10 @@ fn look_at_dir(
         }
         let here = join(&path, &item.entry.name);
         let told = known.already.contains(&here);
-        // What is new is known from the writing; the content of what stays, only as well as the scan knew it.
-        let is_known = !matches!(item.state, State::Touch | State::Moved) || item.print.trusted;
         // A folder that was not dressed may have been changed by whoever works in it.
         let was_left_alone = item.state == State::Keep;
+        // What is new is known from the writing; the content of what stays, only as well as the scan knew it.
+        let is_known = !matches!(item.state, State::Touch | State::Moved) || item.print.trusted;
         item.state = State::Keep;
         item.slot = 0;
         let Some(stat) = open.stat_if_there(&item.entry.name).map_err(failed)? else {

@@ -52,11 +52,18 @@ impl Pages {
         let mut rest = &table[..];
         let size = take(&mut rest).ok_or_else(broken)?;
         let sparse = take(&mut rest).ok_or_else(broken)? != 0;
+        // All of the table makes sense before the first byte is written.
+        let (mut pieces, mut end) = (Vec::new(), 0u64);
+        while !rest.is_empty() {
+            let (offset, len) = (take(&mut rest).ok_or_else(broken)?, take(&mut rest).ok_or_else(broken)?);
+            end = end.checked_add(len).filter(|end| *end <= table_at).ok_or_else(broken)?;
+            offset.checked_add(len).filter(|end| *end <= size).ok_or_else(broken)?;
+            pieces.push((offset, len));
+        }
         to.set_len(size)?;
         let mut at = 0;
         let mut buffer = Vec::new();
-        while !rest.is_empty() {
-            let (offset, len) = (take(&mut rest).ok_or_else(broken)?, take(&mut rest).ok_or_else(broken)?);
+        for (offset, len) in pieces {
             buffer.resize(usize::try_from(len).map_err(|_| broken())?, 0);
             staged.read_exact_at(&mut buffer, at)?;
             if sparse {
@@ -67,5 +74,41 @@ impl Pages {
             at += len;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damaged_pages_are_an_error_and_change_nothing() {
+        let (staged, to) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        let mut pages = Pages { size: 9000, sparse: false, pieces: Vec::new(), end: 0 };
+        pages.add(&staged, &[1; 5000], 0).unwrap();
+        pages.add(&staged, &[2; 4000], 5000).unwrap();
+        pages.seal(&staged).unwrap();
+        let mut whole = vec![0; staged.metadata().unwrap().len() as usize];
+        staged.read_exact_at(&mut whole, 0).unwrap();
+        let read = |file: &File| {
+            let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
+            file.read_exact_at(&mut bytes, 0).unwrap();
+            bytes
+        };
+        to.write_all_at(b"before", 0).unwrap();
+        // A number of the table that is larger than it was, from the first length on.
+        for at in 9004..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] |= 0x40;
+            if bytes == whole {
+                continue;
+            }
+            let file = tempfile::tempfile().unwrap();
+            file.write_all_at(&bytes, 0).unwrap();
+            assert!(Pages::apply(&file, &to).is_err(), "byte {at}");
+            assert_eq!(read(&to), b"before", "byte {at}");
+        }
+        Pages::apply(&staged, &to).unwrap();
+        assert_eq!(read(&to), [vec![1; 5000], vec![2; 4000]].concat());
     }
 }

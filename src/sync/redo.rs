@@ -32,7 +32,7 @@ const MAGIC_1: &[u8; 16] = b"mcloud redo 1\n\0\0";
 const OP_MAX: usize = 64 << 20;
 
 impl Op {
-    fn encode(&self, out: &mut Vec<u8>) {
+    pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Op::Detach { path, ino, to } => {
                 out.push(1);
@@ -75,7 +75,8 @@ impl Op {
         }
     }
 
-    fn decode(mut bytes: &[u8]) -> Option<Op> {
+    /// Reads one change; `None` if the bytes are none.
+    pub fn decode(mut bytes: &[u8]) -> Option<Op> {
         let (&tag, rest) = bytes.split_first()?;
         bytes = rest;
         let bytes = &mut bytes;

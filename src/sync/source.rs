@@ -3,6 +3,7 @@
 //! One thread takes the asks; a few others read files, in batches of about a mebibyte, and tell them in whatever order
 //! they are done. What is read is remembered in the view, so that the root name told at the end is that of what was told.
 
+mod holes;
 mod local;
 mod ranges;
 mod readers;
@@ -21,13 +22,13 @@ use local::Local;
 use super::pace::Pace;
 use super::{LiveDir, led_astray};
 use crate::model::name::Short;
-use crate::model::{Error, Kind, Name, Result};
+use crate::model::{Error, Kind, Name, Result, shown};
 use crate::sys::dir::Dir;
 use crate::sys::mapped::Mapped;
 use crate::sys::path::is_foreign_link;
 use crate::tree::chunk::MAX;
 use crate::tree::entry::{Entry, EntryKind};
-use crate::tree::filter::{Filter, RULES_FILE, RULES_MAX};
+use crate::tree::filter::{Filter, read_rules};
 use crate::tree::link::{Ask, FileItem, FileState, ListingNode, NeedRange, Open, SourceEnd, Tell};
 use crate::tree::node::{ListBuilder, ListKind};
 use crate::tree::records::{Found, Records, Row, Rows};
@@ -86,6 +87,10 @@ struct Source {
     /// The target has hung up, or something failed.
     over: AtomicBool,
     failure: Mutex<Option<Error>>,
+    /// Directories with files that take less room than their length.
+    sparse: Vec<u32>,
+    /// The target wants to know of holes.
+    tells_holes: bool,
 }
 
 /// A piece of reading for one of the threads.
@@ -153,8 +158,7 @@ fn check_scope(root: &Dir, open: &Open, label: &str) -> Result<()> {
     if found {
         return Ok(());
     }
-    let path = String::from_utf8_lossy(&scope).into_owned();
-    Err(Error::new(Kind::NotFound, format!("there is no {path:?} in {label}"))
+    Err(Error::new(Kind::NotFound, format!("there is no `{}` in {label}", shown::path(&scope)))
         .hint("--path names a file or folder inside the source"))
 }
 
@@ -218,7 +222,7 @@ fn scan(
             Tell::Note(format!("the index of {} was damaged; what was damaged is read again", dir.label)),
         )?;
     }
-    for left_out in findings.left_out {
+    for left_out in findings.left_out.into_iter().chain(findings.reserved) {
         tell(&link.tell, Tell::LeftOut(left_out))?;
     }
     if !open.fresh || findings.unread.is_empty() {
@@ -238,6 +242,8 @@ fn scan(
         pace: Pace::new(open.bytes_per_second),
         over: AtomicBool::new(false),
         failure: Mutex::new(None),
+        sparse: findings.sparse,
+        tells_holes: open.holes,
     }))
 }
 
@@ -293,10 +299,15 @@ impl Source {
             if self.over.load(Ordering::Relaxed) || link.tell.is_closed() {
                 return Err(Stop::HungUp);
             }
-            let mut view = write_lock(&self.view);
-            let root = view.seal().map_err(|cause| index_error(&cause))?;
+            let (root, entries, bytes) = {
+                let mut view = write_lock(&self.view);
+                (view.seal().map_err(|cause| index_error(&cause))?, view.entries, view.bytes)
+            };
+            if self.tells_holes {
+                self.tell_holes()?;
+            }
             let bytes_read = self.counters.bytes_read.load(Ordering::Relaxed);
-            tell(&self.tell, Tell::Root { root, entries: view.entries, bytes: view.bytes, bytes_read })
+            tell(&self.tell, Tell::Root { root, entries, bytes, bytes_read })
         })
     }
 
@@ -413,27 +424,6 @@ fn told(dir: u32, entry: u32, before: &Entry, item: &Item, len: u64, sparse: boo
         Bytes::from(bytes)
     });
     FileItem { dir, entry, len, content, now, sparse, state }
-}
-
-fn read_rules(root: &Dir, label: &str) -> Result<Vec<u8>> {
-    let failed = |cause| Error::io(format!("the ignore rules of {label} cannot be read"), cause);
-    match root.stat_if_there(RULES_FILE).map_err(failed)? {
-        Some(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() => {}
-        _ => return Ok(Vec::new()),
-    }
-    let file = match root.read(RULES_FILE) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(failed(error).hint("the rules protect paths, so nothing is copied without them")),
-    };
-    let mut rules = Vec::new();
-    std::io::Read::read_to_end(&mut std::io::Read::take(file, RULES_MAX as u64 + 1), &mut rules).map_err(failed)?;
-    if rules.len() > RULES_MAX {
-        return Err(
-            Error::usage(format!("the .mcignore of {label} is larger than 1 MiB")).hint("use fewer, wider patterns")
-        );
-    }
-    Ok(rules)
 }
 
 pub(super) fn index_error(cause: &std::io::Error) -> Error {

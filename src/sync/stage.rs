@@ -83,6 +83,14 @@ impl Stage {
         place(root).is_ok_and(|(parent, name, _)| matches!(parent.stat_if_there(&name), Ok(Some(_))))
     }
 
+    /// Whether the stage of this target has a log in force, as far as can be seen without its lock.
+    pub fn is_log_in_force(root: &Path) -> bool {
+        place(root).is_ok_and(|(parent, name, _)| {
+            let stage = Dir::open(&parent).and_then(|parent| parent.open_beneath(&name));
+            stage.is_ok_and(|stage| matches!(stage.stat_if_there(LOG), Ok(Some(_))))
+        })
+    }
+
     /// The target's root, if it is there.
     pub fn root(&self) -> Result<Option<Dir>> {
         let opened = match &self.root_name {

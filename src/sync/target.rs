@@ -122,6 +122,11 @@ pub fn recover(dir: &LiveDir) -> Result<bool> {
     Ok(finished.is_some())
 }
 
+/// Whether a commit was interrupted that the next sync, or [`recover`], is going to finish. Takes no lock.
+pub fn is_unfinished(dir: &LiveDir) -> bool {
+    Stage::is_log_in_force(&dir.root)
+}
+
 fn finish_commit(stage: &Stage, dir: &LiveDir) -> Result<Option<Replayed>> {
     let failed = |cause: std::io::Error| {
         let is_torn = cause.kind() == std::io::ErrorKind::InvalidData;
@@ -369,6 +374,7 @@ impl Run<'_> {
             checksum: options.checksum,
             fresh,
             bytes_per_second: options.bytes_per_second,
+            holes: false,
         }))?;
         let Tell::Opened { rules, local } = talk.next()? else { return Err(nonsense("no answer to the opening")) };
         Ok((Filter::new(&options.path, &rules, &options.exclude)?, local))

@@ -71,6 +71,20 @@ pub fn data_from(file: &File, offset: u64) -> Result<Option<std::ops::Range<u64>
     }
 }
 
+/// The holes in the first `size` bytes of a file, in order; no more than the first `most`.
+pub fn holes(file: &File, size: u64, most: usize) -> Result<Vec<std::ops::Range<u64>>> {
+    let (mut holes, mut at) = (Vec::new(), 0);
+    while at < size && holes.len() < most {
+        let data = data_from(file, at)?.filter(|data| data.start < size);
+        let end = data.as_ref().map_or(size, |data| data.start);
+        if at < end {
+            holes.push(at..end);
+        }
+        at = data.map_or(size, |data| data.end);
+    }
+    Ok(holes)
+}
+
 /// Copies just the data in a range, leaving holes as they are. Where `from` became shorter, less is copied.
 pub fn copy_data(from: &File, from_at: u64, to: &File, to_at: u64, len: u64) -> Result<()> {
     let end = from_at + len;

@@ -1,7 +1,8 @@
 //! Mounts: an open file or folder at a second path, where nobody but us can put another in its place; and what is mounted
 //! below a folder.
 
-use std::io::Result;
+use std::fs::File;
+use std::io::{Read, Result, Seek};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -46,7 +47,7 @@ fn parse(table: &[u8], root: &[u8]) -> Vec<Mounted> {
     for line in table.split(|&byte| byte == b'\n') {
         let mut fields = line.split(|&byte| byte == b' ').skip(4);
         let (Some(point), Some(options)) = (fields.next(), fields.next()) else { continue };
-        let point = unescape(point);
+        let point = plain(point);
         let below = match root {
             b"/" => point.strip_prefix(b"/"),
             root => point.strip_prefix(root).and_then(|rest| rest.strip_prefix(b"/")),
@@ -60,24 +61,63 @@ fn parse(table: &[u8], root: &[u8]) -> Vec<Mounted> {
     found
 }
 
-/// Blanks and backslashes are written as three octal digits.
-fn unescape(text: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((&byte, after)) = rest.split_first() {
-        let digit = |at: usize| after.get(at).filter(|digit| (b'0'..=b'7').contains(digit)).map(|digit| digit - b'0');
-        rest = match (byte, digit(0), digit(1), digit(2)) {
-            (b'\\', Some(high @ 0..=3), Some(middle), Some(low)) => {
-                out.push(high << 6 | middle << 3 | low);
-                &after[3..]
-            }
-            _ => {
-                out.push(byte);
-                after
-            }
-        };
+/// The kernel's table of what is mounted where, as this process sees it.
+#[derive(Debug)]
+pub struct Table(File);
+
+impl Table {
+    pub fn open() -> Result<Table> {
+        Ok(Table(File::open("/proc/self/mountinfo")?))
     }
-    out
+
+    /// To be waited for: it is ready, out of band, each time the table has changed.
+    pub fn file(&self) -> &File {
+        &self.0
+    }
+
+    /// What is mounted at `root` and below, a line for each. `root` has no links in it.
+    pub fn below(&mut self, root: &Path) -> Result<Vec<Vec<u8>>> {
+        let mut text = Vec::new();
+        self.0.rewind()?;
+        self.0.read_to_end(&mut text)?;
+        Ok(below(&text, root.as_os_str().as_bytes()))
+    }
+}
+
+/// Of each line the numbers of the mount, the device, the part of it that is mounted, and where.
+fn below(table: &[u8], root: &[u8]) -> Vec<Vec<u8>> {
+    let root = root.strip_suffix(b"/").unwrap_or(root);
+    let is_below = |place: &[u8]| place.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest[0] == b'/');
+    let mut found = Vec::new();
+    for line in table.split(|byte| *byte == b'\n') {
+        let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').take(5).collect();
+        if fields.len() == 5 && is_below(&plain(fields[4])) {
+            found.push(fields.join(&b' '));
+        }
+    }
+    found
+}
+
+/// A field of the table as a path: blanks, line ends and backslashes are written there as `\\` and three octal digits.
+fn plain(field: &[u8]) -> Vec<u8> {
+    let mut path = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, after)) = rest.split_first() {
+        let digits =
+            after.get(..3).filter(|digits| *first == b'\\' && digits.iter().all(|digit| (b'0'..b'8').contains(digit)));
+        match digits {
+            Some(digits) => {
+                let octal = digits.iter().fold(0u32, |sum, digit| sum * 8 + u32::from(digit - b'0'));
+                path.push(octal as u8);
+                rest = &after[3..];
+            }
+            None => {
+                path.push(*first);
+                rest = after;
+            }
+        }
+    }
+    path
 }
 
 #[cfg(test)]
@@ -96,5 +136,14 @@ mod tests {
         let expected = expected.map(|(path, read_only)| Mounted { path: path.into(), read_only });
         assert_eq!(found, expected);
         assert_eq!(parse(table, b"/").len(), 4);
+    }
+
+    #[test]
+    fn mounts_at_and_below_a_folder_are_found() {
+        let table = b"21 1 8:1 / / rw - ext4 x rw\n30 21 0:5 / /a rw - tmpfs t rw\n31 30 0:6 / /a/with\\040blank rw - tmpfs t rw\n32 21 0:7 / /ab rw - x\n";
+        assert_eq!(below(table, b"/a").len(), 2);
+        assert_eq!(below(table, b"/a/with blank"), [b"31 30 0:6 / /a/with\\040blank".to_vec()]);
+        assert_eq!(below(table, b"/").len(), 4);
+        assert!(below(table, b"/b").is_empty());
     }
 }

@@ -14,8 +14,8 @@ use futures_util::future::{BoxFuture, try_join_all};
 use futures_util::{StreamExt, TryStreamExt};
 
 use super::runtime::{
-    Answer, Build, Container, Exec, Image, Labels, LogsWanted, Output, Outputs, Runtime, Say, Session, SessionId, Spec,
-    Usage,
+    Answer, Build, Container, Exec, Image, Labels, Lively, LogsWanted, Output, Outputs, Runtime, Say, Session,
+    SessionId, Spec, Usage,
 };
 use crate::model::{Error, Kind, Result};
 
@@ -24,7 +24,7 @@ mod talk;
 #[cfg(test)]
 mod tests;
 
-use shapes::{body, container, filters};
+use shapes::{body, container, filters, lively};
 
 /// Where Docker listens when nobody says otherwise.
 pub const SOCKET: &str = "unix:///var/run/docker.sock";
@@ -80,7 +80,7 @@ impl Docker {
     fn gone(&self) -> Error {
         Error::failed(format!("Docker does not answer at {}", self.url)).hint(
             "start it (`systemctl start docker`, or `dockerd`), or name its socket with `mcloud server --docker URL`; \
-             syncs go on working without it",
+             what needs no containers goes on working without it",
         )
     }
 
@@ -299,6 +299,17 @@ impl Runtime for Docker {
             let ids: Vec<String> = listed.into_iter().filter_map(|summary| summary.id).collect();
             let found = try_join_all(ids.iter().map(|id| self.inspect(id))).await?;
             Ok(found.into_iter().flatten().collect())
+        })
+    }
+
+    fn lively(&self) -> Answer<'_, Vec<Lively>> {
+        Box::pin(async move {
+            let client = self.client().await?;
+            let options = query::ListContainersOptions { all: true, ..Default::default() };
+            let listed = client.list_containers(Some(options)).await;
+            let listed =
+                listed.map_err(|error| self.wrong("the containers of this machine cannot be listed", error))?;
+            Ok(listed.into_iter().filter_map(lively).collect())
         })
     }
 

@@ -9,8 +9,8 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 
 use super::runtime::{
-    Answer, Build, Container, Exec, Image, Labels, LogsWanted, Output, Outputs, Runtime, Say, Session, SessionId, Spec,
-    State, Usage,
+    Answer, Build, Container, Exec, Image, Labels, Lively, LogsWanted, Output, Outputs, Runtime, Say, Session,
+    SessionId, Spec, State, Usage,
 };
 use crate::model::{Error, Result};
 
@@ -140,6 +140,18 @@ impl Runtime for Fake {
         let has = |container: &Container| labels.iter().all(|(name, value)| container.labels.get(name) == Some(value));
         let known = self.known();
         ready(Ok(known.containers.values().map(|(_, container)| container.clone()).filter(has).collect()))
+    }
+
+    fn lively(&self) -> Answer<'_, Vec<Lively>> {
+        let known = self.known();
+        let lively = known.containers.values().filter(|(_, container)| !container.state.is_at_rest());
+        let told = lively.map(|(spec, container)| Lively {
+            id: container.id.clone(),
+            name: container.name.clone(),
+            labels: container.labels.clone(),
+            writes: spec.binds.iter().map(|(from, _)| from.clone()).collect(),
+        });
+        ready(Ok(told.collect()))
     }
 
     fn inspect<'a>(&'a self, id: &'a str) -> Answer<'a, Option<Container>> {

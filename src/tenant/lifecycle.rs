@@ -13,6 +13,7 @@ use super::runtime::{Attended, Build, Container, Labels, Runtime, Spec, State, l
 use crate::model::{Error, Kind, Result, ServiceName, TenantName, VolumePath, line};
 
 mod context;
+pub mod still;
 mod wait;
 
 #[cfg(test)]
@@ -22,6 +23,8 @@ pub use context::{Context, pack};
 
 /// How long a service may take to end by itself.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long the engine may take to pause a service, all its tries together.
+const PAUSING: Duration = Duration::from_secs(60);
 /// The last lines of a log that are shown when its service does not come up.
 const LAST_LINES: u64 = 20;
 
@@ -318,7 +321,7 @@ impl Site<'_> {
         let mut there = self.containers().await?;
         for service in services.iter().rev() {
             if let Some(container) = there.remove(service.name.as_str())
-                && !matches!(container.state, State::Created | State::Exited | State::Dead)
+                && !container.state.is_at_rest()
             {
                 self.tell(service, "stopping");
                 self.end(&container).await.map_err(|error| self.of(service, error))?;
@@ -332,9 +335,13 @@ impl Site<'_> {
         let mut there = self.containers().await?;
         for service in services.iter().rev() {
             if let Some(container) = there.remove(service.name.as_str())
-                && container.state == State::Running
+                && matches!(container.state, State::Running | State::Restarting)
             {
-                self.runtime.pause(&container.id).await.map_err(|error| self.of(service, error))?;
+                let told = |error: &Error| self.tell(service, format!("{}; it is tried again", error.chain()));
+                let late = tokio::time::Instant::now() + PAUSING;
+                still::pause(self.runtime, &container.id, late, &told)
+                    .await
+                    .map_err(|error| self.of(service, error))?;
                 self.tell(service, "paused");
             }
         }

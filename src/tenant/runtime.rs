@@ -82,6 +82,23 @@ pub struct Container {
     pub checked: Option<Checked>,
 }
 
+/// A container that is not at rest, as a list of all of them tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lively {
+    pub id: String,
+    pub name: String,
+    pub labels: Labels,
+    /// Folders of the host that it can write.
+    pub writes: Vec<PathBuf>,
+}
+
+impl State {
+    /// Nothing of it runs, and the engine is not about to change that.
+    pub fn is_at_rest(self) -> bool {
+        matches!(self, State::Created | State::Exited | State::Dead)
+    }
+}
+
 /// What a container is made from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
@@ -177,6 +194,9 @@ pub trait Runtime: Send + Sync {
 
     /// The containers that have all these labels, of any state.
     fn containers<'a>(&'a self, labels: &'a Labels) -> Answer<'a, Vec<Container>>;
+    /// All containers of this machine that are not at rest, whoever made them. What it tells may be a moment old:
+    /// [`Runtime::inspect`] tells what is.
+    fn lively(&self) -> Answer<'_, Vec<Lively>>;
     fn inspect<'a>(&'a self, id: &'a str) -> Answer<'a, Option<Container>>;
     /// All that the engine tells of a container, as JSON.
     fn describe<'a>(&'a self, id: &'a str) -> Answer<'a, String>;

@@ -1,13 +1,14 @@
 //! Which paths belong to a view: the part asked for with `--path`, less what `.mcignore` and `--exclude` leave out.
 //! Both ends of a sync use the same rules, so what is left out at the source is left alone at the target.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+mod glob;
+mod rules;
 
-use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use std::io::Read;
 
 use crate::model::{Error, Result};
+use crate::sys::dir::Dir;
+use rules::Rules;
 
 /// The file of rules at a source's root.
 pub const RULES_FILE: &[u8] = b".mcignore";
@@ -17,7 +18,7 @@ pub const RULES_MAX: usize = 1 << 20;
 pub const STAGE_PREFIX: &[u8] = b".mcloud-stage";
 
 pub struct Filter {
-    rules: Option<Gitignore>,
+    rules: Rules,
     scope: Vec<u8>,
 }
 
@@ -36,45 +37,80 @@ pub enum Stand {
 impl Filter {
     /// `scope`: relative path or empty; `rules`: the text of `.mcignore`; `exclude`: further patterns, which win.
     pub fn new(scope: &[u8], rules: &[u8], exclude: &[String]) -> Result<Filter> {
-        let mut builder = GitignoreBuilder::new("");
-        let text = String::from_utf8_lossy(rules);
-        let lines =
-            text.lines().map(|line| (".mcignore", line)).chain(exclude.iter().map(|line| ("--exclude", &line[..])));
-        let mut any = false;
-        for (place, line) in lines {
-            any |= !line.trim().is_empty();
-            builder.add_line(None, line).map_err(|cause| {
-                Error::usage(format!("{place}: the pattern {line:?} is not a valid one"))
-                    .because(cause)
-                    .hint("patterns are written as in a .gitignore file")
-            })?;
-        }
-        let rules =
-            builder.build().map_err(|cause| Error::usage("the ignore rules cannot be used together").because(cause))?;
-        Ok(Filter { rules: any.then_some(rules), scope: clean_scope(scope)? })
+        Ok(Filter { rules: Rules::new(rules, exclude)?, scope: clean_scope(scope)? })
     }
 
     /// The stand of the entry at `path` (relative, not empty).
     pub fn stand(&self, path: &[u8], is_dir: bool) -> Stand {
-        if is_stage(path) {
-            return Stand::Outside;
-        }
+        if is_stage(path) { Stand::Outside } else { self.stand_of_any(path, is_dir) }
+    }
+
+    /// Whether the entry is outside for nothing but its name, which is kept for stages.
+    pub fn hides(&self, path: &[u8], is_dir: bool) -> bool {
+        is_stage(path) && self.stand_of_any(path, is_dir) == Stand::In
+    }
+
+    fn stand_of_any(&self, path: &[u8], is_dir: bool) -> Stand {
         let scope = &self.scope[..];
         let above = !scope.is_empty() && is_below(scope, path);
         if !scope.is_empty() && !above && path != scope && !is_below(path, scope) {
             return Stand::Outside;
         }
-        if let Some(rules) = &self.rules
-            && rules.matched(Path::new(OsStr::from_bytes(path)), is_dir).is_ignore()
-        {
+        if self.rules.leaves_out(path, is_dir) {
             return Stand::Protected;
         }
         if above { Stand::Above } else { Stand::In }
     }
 
+    pub fn has_rules(&self) -> bool {
+        !self.rules.is_empty()
+    }
+
     pub fn is_whole_tree(&self) -> bool {
         self.scope.is_empty()
     }
+}
+
+/// The `.mcignore` of a live directory; empty where there is none. What is there and cannot be read as rules stops whoever
+/// wants them: it may protect something.
+pub fn read_rules(root: &Dir, label: &str) -> Result<Vec<u8>> {
+    let failed = |cause| {
+        Error::io(format!("the .mcignore of {label} cannot be read"), cause)
+            .hint("its rules protect paths, so nothing is copied without them: make it readable, or remove it")
+    };
+    let Some(stat) = root.stat_if_there(RULES_FILE).map_err(failed)? else { return Ok(Vec::new()) };
+    if let Some(kind) = not_a_file(rustix::fs::FileType::from_raw_mode(stat.st_mode)) {
+        return Err(no_rules(label, kind));
+    }
+    // One that was there a moment ago is no reason to go on without it.
+    let file = root.read(RULES_FILE).map_err(failed)?;
+    let mut rules = Vec::new();
+    file.take(RULES_MAX as u64 + 1).read_to_end(&mut rules).map_err(failed)?;
+    if rules.len() > RULES_MAX {
+        return Err(too_long(label));
+    }
+    Ok(rules)
+}
+
+fn not_a_file(kind: rustix::fs::FileType) -> Option<&'static str> {
+    use rustix::fs::FileType;
+    match kind {
+        FileType::RegularFile => None,
+        FileType::Symlink => Some("a symbolic link"),
+        FileType::Directory => Some("a folder"),
+        _ => Some("no regular file"),
+    }
+}
+
+/// A `.mcignore` that is something else than a file: its rules are not known.
+pub fn no_rules(label: &str, kind: &str) -> Error {
+    Error::failed(format!("the .mcignore of {label} is {kind}, and its rules are not read")).hint(
+        "rules protect paths, so nothing is copied without them: make it a file with the rules in it, or remove it",
+    )
+}
+
+pub fn too_long(label: &str) -> Error {
+    Error::usage(format!("the .mcignore of {label} is larger than 1 MiB")).hint("use fewer, wider patterns")
 }
 
 /// `--path SUB` as the walk sees it: no leading, trailing or doubled slashes, nothing that leads out.
@@ -93,6 +129,23 @@ pub fn clean_scope(path: &[u8]) -> Result<Vec<u8>> {
 /// Whether the entry at `path` of a root is a stage: that of this tree, or of one beside it.
 pub fn is_stage(path: &[u8]) -> bool {
     path.strip_prefix(STAGE_PREFIX).is_some_and(|rest| rest.is_empty() || rest[0] == b'.' && !rest.contains(&b'/'))
+}
+
+/// What a stage holds (`sync/stage.rs`).
+const STAGE_PARTS: [&[u8]; 7] = [b"new", b"files", b"trash", b"salvage", b"log", b"log.draft", b"link.draft"];
+
+/// Whether what stands under a stage's name in a root is a stage, and not somebody's folder of that name: closed to others,
+/// with nothing in it but what stages hold. What has gone in the meantime was one.
+pub fn is_real_stage(root: &Dir, name: &[u8]) -> bool {
+    let looked = || {
+        let Some(stat) = root.stat_if_there(name)? else { return Ok(true) };
+        if !crate::sys::dir::is_dir(&stat) || stat.st_mode & 0o077 != 0 {
+            return Ok(false);
+        }
+        let parts = root.open_beneath(name)?.names()?;
+        Ok(parts.iter().all(|part| STAGE_PARTS.contains(&&part.name[..])))
+    };
+    looked().unwrap_or_else(|error: std::io::Error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
 /// Whether `path` lies strictly below `above`.

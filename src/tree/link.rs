@@ -10,6 +10,7 @@
 //! order of their entries), `entry` is the position in that directory's listing.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -52,6 +53,8 @@ pub struct Open {
     pub fresh: bool,
     /// Bytes of content a second; 0 is no limit.
     pub bytes_per_second: u64,
+    /// Tell at the end which files have holes, and where. (A source that does not know of this tells none.)
+    pub holes: bool,
 }
 
 /// A range of a file that the target lacks: one chunk.
@@ -128,6 +131,8 @@ pub enum Tell {
         ranges: Vec<SentRange>,
         data: Bytes,
     },
+    /// Answers `Finish` where the open asked for holes: all files that have any, in one or several tells, before the root.
+    Holes(Vec<Holes>),
     /// Answers `Finish`: the root name of what has been told.
     Root {
         root: Name,
@@ -139,6 +144,13 @@ pub enum Tell {
     Failed(Error),
     /// Something to show the user once.
     Note(String),
+}
+
+/// A file, by its path, and where it has holes: in order, none of them empty.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Holes {
+    pub path: Vec<u8>,
+    pub holes: Vec<Range<u64>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -7,6 +7,7 @@
 //!
 //! An entry is named by the [`Handle`] that the tree gave it.
 
+mod held;
 pub mod live;
 pub mod shelf;
 

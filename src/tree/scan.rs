@@ -18,7 +18,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use rustix::fs::Stat;
 
 use super::entry::EntryKind;
-use super::filter::{Filter, Stand};
+use super::filter::{Filter, Stand, is_real_stage};
 use super::read::{self, is_as_printed, look_at};
 use super::records::{Ptr, Records, Rows};
 use super::view::{DirNode, Item, Links, State, View, encode_items, join};
@@ -59,10 +59,14 @@ pub struct Counters {
 #[derive(Default)]
 pub struct Findings {
     pub left_out: Vec<LeftOut>,
+    /// What is in no view because it has a stage's name, without being one.
+    pub reserved: Vec<LeftOut>,
     /// Directories with files that have to be read.
     pub unread: Vec<u32>,
     /// What was written through memory when the walk began: no index vouches for it.
     pub mapped: Mapped,
+    /// Directories with files that take less room than their length.
+    pub sparse: Vec<u32>,
     /// The index turned out to be damaged; what was damaged has been looked at anew.
     pub damaged: bool,
 }
@@ -169,10 +173,11 @@ impl Scan<'_> {
         }
     }
 
-    /// What a directory holds, compared with what is remembered of it, which does not vouch for what is mapped.
+    /// What a directory holds, compared with what is remembered of it.
     fn entries(&self, job: &Job, listed: &Listed, records: &Records, (old, mapped): (&Rows, &Mapped)) -> Result<Found> {
         let (dir, own) = (&listed.dir, &listed.own);
-        let (now, stamps) = (file_clock(), Stamps::of(dir));
+        let now = file_clock();
+        let stamps = Stamps::of(dir);
         let row = old.get(&(own.st_dev, own.st_ino));
         let mut damaged = false;
         let remembered = match row
@@ -200,7 +205,13 @@ impl Scan<'_> {
             };
             let stand = self.filter.stand(&path, known_dir);
             match stand {
-                Stand::Outside => continue,
+                Stand::Outside => {
+                    if self.filter.hides(&path, known_dir) && !is_real_stage(&dir, &entry.name) {
+                        let reason = "names like this are kept for mcloud's own staging folders".into();
+                        lock(shared).findings.reserved.push(LeftOut { path, reason });
+                    }
+                    continue;
+                }
                 Stand::Protected => {
                     found.protected = true;
                     continue;
@@ -296,6 +307,9 @@ impl Scan<'_> {
         if found.unread {
             held.findings.unread.push(job.dir);
         }
+        if found.sparse {
+            held.findings.sparse.push(job.dir);
+        }
         held.links.extend(found.links.into_iter().map(|(id, at)| LinkName { id, dir: job.dir, at }));
         held.amends.extend(amend.map(|amend| (job.dir, amend)));
     }
@@ -337,6 +351,7 @@ struct Found {
     record: Ptr,
     /// Where nothing in it has changed.
     content: Option<Name>,
+    sparse: bool,
 }
 
 impl Found {
@@ -363,7 +378,10 @@ impl Found {
             EntryKind::File { size, .. } => {
                 self.bytes += size;
                 self.unread |= item.is_unread();
+                self.sparse |= meta::has_holes(stat);
             }
+            // It may yet turn out to be the name that stands for its file.
+            EntryKind::Link { .. } => self.sparse |= meta::has_holes(stat),
             _ => {}
         }
         if stat.st_nlink > 1 && !item.entry.is_dir() {

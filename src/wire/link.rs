@@ -6,7 +6,9 @@ use super::proto::{self, ask, chunk_node, listing_node, sent_range, tell};
 use super::{nonsense, sync};
 use crate::model::name::Short;
 use crate::model::{Name, Result};
-use crate::tree::link::{Ask, ChunkNode, ChunkRef, FileItem, FileState, ListingNode, NeedRange, Open, SentRange, Tell};
+use crate::tree::link::{
+    Ask, ChunkNode, ChunkRef, FileItem, FileState, Holes, ListingNode, NeedRange, Open, SentRange, Tell,
+};
 
 /// An ask as its message and payload.
 pub fn ask_out(ask: Ask) -> (proto::Ask, Bytes) {
@@ -18,6 +20,7 @@ pub fn ask_out(ask: Ask) -> (proto::Ask, Bytes) {
             checksum: open.checksum,
             fresh: open.fresh,
             bytes_per_second: open.bytes_per_second,
+            holes: open.holes,
         }),
         Ask::Scan => ask::What::Scan(true),
         Ask::List { dir, have } => ask::What::List(proto::AskList { dir, have: shorts_out(&have) }),
@@ -49,6 +52,7 @@ pub fn ask_in(message: proto::Ask, mut payload: Bytes) -> Result<Ask> {
             checksum: open.checksum,
             fresh: open.fresh,
             bytes_per_second: open.bytes_per_second,
+            holes: open.holes,
         }),
         ask::What::Scan(_) => Ask::Scan,
         ask::What::List(list) => Ask::List { dir: list.dir, have: shorts_in(&list.have)? },
@@ -146,6 +150,7 @@ pub fn tell_out(tell: Tell) -> (proto::Tell, Vec<Bytes>) {
                 ranges: ranges.into_iter().map(range_out).collect(),
             })
         }
+        Tell::Holes(files) => tell::What::Holes(proto::TellHoles { files: files.into_iter().map(holes_out).collect() }),
         Tell::Root { root, entries, bytes, bytes_read } => {
             tell::What::Root(proto::TellRoot { root: sync::name_out(Some(root)), entries, bytes, bytes_read })
         }
@@ -216,6 +221,7 @@ pub fn tell_in(message: proto::Tell, mut payload: Bytes) -> Result<Tell> {
                 data: payload,
             }
         }
+        tell::What::Holes(told) => Tell::Holes(told.files.into_iter().map(holes_in).collect::<Result<_>>()?),
         tell::What::Root(root) => Tell::Root {
             root: known_or_not(&root.root)?,
             entries: root.entries,
@@ -266,6 +272,27 @@ fn item_in(item: proto::FileItem) -> Result<FileItem> {
         sparse: item.sparse,
         state,
     })
+}
+
+fn holes_out(file: Holes) -> proto::FileHoles {
+    let (mut holes, mut end) = (Vec::with_capacity(file.holes.len() * 2), 0);
+    for hole in file.holes {
+        holes.extend([hole.start - end, hole.end - hole.start]);
+        end = hole.end;
+    }
+    proto::FileHoles { path: file.path.into(), holes }
+}
+
+fn holes_in(told: proto::FileHoles) -> Result<Holes> {
+    let (pairs, rest) = told.holes.as_chunks::<2>();
+    let mut end = 0u64;
+    let mut hole_in = |[gap, len]: &[u64; 2]| {
+        let start = end.checked_add(*gap)?;
+        end = start.checked_add(*len).filter(|end| *end > start)?;
+        Some(start..end)
+    };
+    let holes = pairs.iter().map(&mut hole_in).collect::<Option<Vec<_>>>().filter(|_| rest.is_empty());
+    Ok(Holes { path: told.path.to_vec(), holes: holes.ok_or_else(|| nonsense("holes that cannot be"))? })
 }
 
 fn chunks_out(chunks: &[ChunkRef]) -> proto::ChunkRefs {
@@ -350,13 +377,14 @@ mod tests {
         let range = (any::<(u64, u32)>(), prop::collection::vec(any::<u64>(), 0..4))
             .prop_map(|((offset, len), blocks)| NeedRange { offset, len, blocks });
         prop_oneof![
-            (bytes(9), prop::collection::vec(".{0,9}", 0..3), any::<(bool, bool, u64)>()).prop_map(
-                |(path, exclude, (checksum, fresh, bytes_per_second))| Ask::Open(Open {
+            (bytes(9), prop::collection::vec(".{0,9}", 0..3), any::<(bool, bool, u64, bool)>()).prop_map(
+                |(path, exclude, (checksum, fresh, bytes_per_second, holes))| Ask::Open(Open {
                     path: path.to_vec(),
                     exclude,
                     checksum,
                     fresh,
-                    bytes_per_second
+                    bytes_per_second,
+                    holes
                 })
             ),
             proptest::strategy::LazyJust::new(|| Ask::Scan),
@@ -402,6 +430,18 @@ mod tests {
             item().prop_map(Tell::ChunksEnd),
             (any::<(u32, u32, u32)>(), prop::collection::vec(range, 0..4), bytes(99))
                 .prop_map(|((dir, entry, first), ranges, data)| Tell::Ranges { dir, entry, first, ranges, data }),
+            prop::collection::vec((bytes(9), prop::collection::vec(1u64..1 << 40, 0..5)), 0..3).prop_map(|files| {
+                let file = |(path, lens): (Bytes, Vec<u64>)| {
+                    let mut end = 0;
+                    let mut hole = |len| {
+                        let start = end + len / 3;
+                        end = start + len;
+                        start..end
+                    };
+                    Holes { path: path.to_vec(), holes: lens.into_iter().map(&mut hole).collect() }
+                };
+                Tell::Holes(files.into_iter().map(file).collect())
+            }),
             (name(), any::<(u64, u64, u64)>()).prop_map(|(root, (entries, bytes, bytes_read))| Tell::Root {
                 root,
                 entries,

@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use mcloud::model::Name;
 use mcloud::model::name::Short;
+use mcloud::store::pack::{Framer, OpenPack, PackKind};
+use mcloud::sync::redo::Op;
 use mcloud::sys::clock::Time;
 use mcloud::tree::entry::{Entry, EntryKind, Meta};
-use mcloud::tree::link::{Ask, ChunkRef, FileItem, FileState, ListingNode, NeedRange, Open, SentRange, Tell};
+use mcloud::tree::link::{Ask, ChunkRef, FileItem, FileState, Holes, ListingNode, NeedRange, Open, SentRange, Tell};
 use mcloud::tree::node::{ListBuilder, ListKind};
 use mcloud::wire::frame::{self, Limits};
 use mcloud::wire::link::{ask_out, tell_out};
@@ -77,6 +79,7 @@ fn tells(rng: &mut Rng) -> Vec<Tell> {
             ranges: vec![SentRange::Whole, SentRange::Blocks(vec![0, 3]), SentRange::Lost],
             data: Bytes::from_static(b"0123456789"),
         },
+        Tell::Holes(vec![Holes { path: b"a/b".to_vec(), holes: vec![0..4096, 8192..1 << 40] }]),
         Tell::Root { root: name, entries: 1, bytes: 2, bytes_read: 3 },
         Tell::Note("a note".into()),
     ]
@@ -113,6 +116,75 @@ fn nodes(rng: &mut Rng) -> Vec<Vec<u8>> {
     found
 }
 
+fn redo_log() -> Vec<Vec<u8>> {
+    let path = |text: &str| text.as_bytes().to_vec();
+    let kind = EntryKind::File { size: 70_000, content: Name::of(b"1") };
+    let entry = Entry { name: (*b"f").into(), meta: Meta { mode: 0o640, ..Meta::default() }, kind };
+    let ops = [
+        Op::Detach { path: path("a"), ino: 7, to: path("trash/1") },
+        Op::Unlink { path: path("b/c"), ino: 1 << 40 },
+        Op::Attach { from: path("new/1"), path: Vec::new() },
+        Op::Patch { from: path("files/0/1"), path: path("db"), ino: 9 },
+        Op::Link { first: path("a"), path: path("b") },
+        Op::Dress { path: path("f"), entry: Box::new(entry) },
+    ];
+    let encoded = |op: &Op| {
+        let mut bytes = Vec::new();
+        op.encode(&mut bytes);
+        bytes
+    };
+    let mut found: Vec<Vec<u8>> = ops.iter().map(encoded).collect();
+    let framed = |bytes: &Vec<u8>| [&(bytes.len() as u32).to_le_bytes()[..], bytes].concat();
+    found.push([found.iter().flat_map(framed).collect::<Vec<u8>>(), vec![0; 4]].concat());
+    found
+}
+
+fn packs() -> Vec<Vec<u8>> {
+    let mut framer = Framer::new(None).unwrap();
+    let mut pack = OpenPack::new(PackKind::Chunks, false);
+    let mut found = Vec::new();
+    for frame in 0..3u8 {
+        let objects: Vec<Vec<u8>> = (0..4u8).map(|at| vec![frame * 16 + at; 10 + usize::from(at)]).collect();
+        let named: Vec<_> = objects.iter().map(|bytes| (Name::of(bytes), bytes.len() as u32)).collect();
+        let stored = framer.frame(&objects.concat()).unwrap();
+        pack.add(&stored, &named);
+        found.push(stored);
+    }
+    let whole = pack.close(None).unwrap().bytes.to_vec();
+    // As the entry takes a footer: behind the length of the frames.
+    let frames: usize = found.iter().map(Vec::len).sum();
+    let footer = &whole[16 + frames..whole.len() - 36];
+    found.push([&(frames as u16).to_le_bytes()[..], footer].concat());
+    found.push(framer.frame(&[7; 5000]).unwrap());
+    for first in ["mcloud snapshot 1\n", "mcloud snapshot 2\n"] {
+        let mut record = first.as_bytes().to_vec();
+        record.extend_from_slice(b"\x07\x04shop\x04shop\x01\x05\x01\x01a\x03ann\x01\x00\x00\x03\x04\x00");
+        let kind = EntryKind::Dir { content: Name::of(b"2") };
+        Entry { name: Box::default(), meta: Meta::default(), kind }.encode(&mut record);
+        if first.contains('2') {
+            record.push(2);
+            record.extend_from_slice(&Name::of(b"3").0);
+        }
+        assert!(mcloud::store::snapshot::Snapshot::decode(&record).is_some());
+        found.push(record);
+    }
+    found.push(whole);
+    found
+}
+
+fn yaml() -> Vec<Vec<u8>> {
+    [
+        include_str!("../../examples/flask-redis/mcloud.yml"),
+        "web:\n  image: &i nginx\n  cmd: [a, \"b c\"]\n  env: {A: 1, B: \"x\\ty\"}\n  volumes: [.:/app:ro]\n  web: 80\n  wait: 5s\n\
+         db:\n  build: ./db\n  image: *i\n",
+        "a:\n  dockerfile: |\n    FROM x\n    RUN y\n  data: [/data, /more]\n  snapshot: {before: b, after: c, timeout: 60}\n\
+         \"---\": {hosts: {live: a@h}, commands: {ship: [sync . live]}}\nb:\n  extend: a\n  ~prod: {ssl: 443, data: }\n",
+        "- 1\n- {a: [!!str b, ~, null]}\n--- x\n...\n? k\n: >-\n  v\n",
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .to_vec()
+}
+
 fn samples(entry: &str, rng: &mut Rng) -> Vec<Vec<u8>> {
     match entry {
         "wire" => {
@@ -133,6 +205,9 @@ fn samples(entry: &str, rng: &mut Rng) -> Vec<Vec<u8>> {
             found
         }
         "list_nodes" => nodes(rng),
+        "redo_log" => redo_log(),
+        "packs" => packs(),
+        "yaml" => yaml(),
         "references" => {
             ["shop", "web.shop@host:7080:/data", "a@[::1]:1:/x/y", "t@me", "s.t@10.0.0.1", "@", "a.b.c@d:/"]
                 .map(|text| text.as_bytes().to_vec())
@@ -147,6 +222,15 @@ fn samples(entry: &str, rng: &mut Rng) -> Vec<Vec<u8>> {
         .to_vec(),
         other => panic!("no samples for {other}"),
     }
+}
+
+/// What a fuzzer found worth keeping.
+fn corpus(entry: &str) -> Vec<Vec<u8>> {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(entry);
+    let Ok(files) = std::fs::read_dir(dir) else { return Vec::new() };
+    let mut files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+    files.sort();
+    files.iter().map(|file| std::fs::read(file).unwrap()).collect()
 }
 
 /// One sample, a little or much changed.
@@ -184,7 +268,8 @@ fn hostile_bytes_neither_crash_nor_are_believed() {
     let seed = *seeds(0).last().unwrap();
     for (name, entry) in entries::ALL {
         let mut rng = Rng::new(seed);
-        let samples = samples(name, &mut rng);
+        let mut samples = samples(name, &mut rng);
+        samples.extend(corpus(name));
         samples.iter().for_each(|sample| entry(sample));
         let (began, mut runs) = (Instant::now(), 0u64);
         while began.elapsed() < PATIENCE {

@@ -39,7 +39,7 @@ const FENCES: &[(&[&str], &[&str])] = &[
     (&["fuser::"], &["fuse/adapter", "fuse/adapter.rs"]),
     (&["hyper::", "hyper_util::"], &["proxy", "proxy.rs"]),
     (&["saphyr_parser::"], &["tenant/config", "tenant/config.rs"]),
-    (&["notify::"], &["cli/sync/watch.rs", "tree"]),
+    (&["rustix::fs::inotify"], &["sys", "sys.rs"]),
     (&["unsafe {", "unsafe fn", "unsafe impl"], &["sys", "sys.rs"]),
     (&["SystemTime::now", "Utc::now"], &["sys", "sys.rs"]),
 ];

@@ -75,7 +75,7 @@ fn a_container_of_somebody_else_with_that_name_is_left_alone() {
 }
 
 #[test]
-fn without_docker_commands_that_need_it_say_so_and_syncs_work() {
+fn without_docker_what_needs_it_says_so_and_other_syncs_work() {
     let dir = scratch();
     let docker = [("MCLOUD_DOCKER".to_owned(), "unix:///nowhere/docker.sock".to_owned())];
     let daemon = Daemon::start_in(&dir.path().join("host"), None, "127.0.0.1:0", &docker);
@@ -91,5 +91,10 @@ fn without_docker_commands_that_need_it_say_so_and_syncs_work() {
     fs::create_dir(&source).unwrap();
     fs::write(source.join("a"), "b").unwrap();
     admin.sync(&source, daemon.at("shop"), &["--yes"]).ok().proves();
-    admin.sync(&source, format!("web.shop@{}:/data", daemon.address), &[]).ok().proves();
+    // Nothing was ever asked of this one's services; of the other's, and whether they run is not known.
+    admin.run(&["init", "still", yml.to_str().unwrap()]).ok();
+    admin.sync(&source, format!("web.still@{}:/data", daemon.address), &[]).ok().proves();
+    let failed = admin.sync(&source, format!("web.shop@{}:/data", daemon.address), &[]).fails(1, "failed");
+    assert!(failed.text().contains("is left as it was") && failed.last()["hint"].is_string(), "{failed}");
+    assert_eq!(fs::read_dir(daemon.home.join("tenants/shop/volumes/web/data")).unwrap().count(), 0);
 }

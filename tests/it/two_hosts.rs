@@ -186,11 +186,34 @@ fn a_revoked_key_is_out() {
     world.enrol(&leaver, 1, &["--role", "deployer"]);
     let key = access_keys(&world).into_iter().find(|key| !known.contains(key)).expect("a new key");
     leaver.sync(&source, world.shop(1), &[]).ok().proves();
+    let mut watch = leaver.start_sync(&source, world.shop(1), &["--watch"]);
+    assert!(watch.saw("\"synced\""));
     world.local(1).run(&["-h", &world.hosts[0].address, "access", "revoke", &key]).ok();
     fs::write(source.join("file"), "2").unwrap();
     let outcome = leaver.sync(&source, world.shop(1), &[]);
     assert_eq!(outcome.status.code(), Some(4), "{outcome}");
+    // Trying again would not let it in.
+    watch.finish().fails(4, "unreachable");
     assert_eq!(fs::read_to_string(world.volumes[0].join("file")).unwrap(), "1");
+}
+
+#[test]
+fn a_watch_outlives_the_network() {
+    let world = World::new();
+    let source = world.folder("source");
+    fs::write(source.join("file"), "1").unwrap();
+    let mut watch = world.client.start_sync(&source, world.shop(1), &["--watch"]);
+    assert!(watch.saw("\"synced\""));
+    world.net.cable(CLIENT, false);
+    fs::write(source.join("file"), "2").unwrap();
+    assert!(watch.saw("\"failed\""));
+    world.net.cable(CLIENT, true);
+    crate::common::mounts::until("what was written meanwhile", || {
+        fs::read_to_string(world.volumes[0].join("file")).is_ok_and(|text| text == "2")
+    });
+    watch.signal(rustix::process::Signal::INT);
+    watch.finish().ok();
+    assert_equal(&source, &world.volumes[0], "the network is back");
 }
 
 /// The keys that `access list` of host 1 names, whatever its table looks like: its longest words.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -31,6 +31,8 @@ pub struct Watching {
     asking: AtomicBool,
     /// The user has agreed to go on with whatever comes (`--watch`, after its first question).
     agreed: AtomicBool,
+    /// Whether the source is the folder that was agreed to (`--watch`, after its first round).
+    same_source: OnceLock<Box<dyn Fn() -> bool + Send + Sync>>,
     state: Mutex<State>,
 }
 
@@ -43,6 +45,7 @@ struct State {
     /// What was shown last: progress never runs backwards.
     files: u64,
     bytes: u64,
+    plan: Option<Plan>,
     left_out: BTreeMap<String, (u64, Vec<String>)>,
 }
 
@@ -54,6 +57,7 @@ impl Watching {
             stopped: tokio::sync::Notify::new(),
             asking: AtomicBool::new(false),
             agreed: AtomicBool::new(false),
+            same_source: OnceLock::new(),
             state: Mutex::default(),
         }
     }
@@ -72,16 +76,31 @@ impl Watching {
         self.agreed.store(true, Ordering::Relaxed);
     }
 
+    /// From now on nothing is emptied where `same_source` says no.
+    pub fn guard(&self, same_source: impl Fn() -> bool + Send + Sync + 'static) {
+        let _ = self.same_source.set(Box::new(same_source));
+    }
+
+    /// The plan of the sync that began last.
+    pub fn plan(&self) -> Option<Plan> {
+        self.state().plan.clone()
+    }
+
     pub fn is_asking(&self) -> bool {
         self.asking.load(Ordering::Relaxed)
     }
 
     /// For people: what is not at the target as it is at the source, by reason.
     pub fn list_left_out(&self) {
-        let reasons = std::mem::take(&mut self.state().left_out);
-        if self.out.json {
-            return;
+        let text = self.left_out_in_words();
+        if !self.out.json && !text.is_empty() {
+            self.out.warn(text);
         }
+    }
+
+    pub fn left_out_in_words(&self) -> String {
+        let reasons = std::mem::take(&mut self.state().left_out);
+        let mut texts = Vec::new();
         for (reason, (number, paths)) in reasons {
             let mut text = format!("left out, {reason}: {}", show::counted(number, "entry", "entries"));
             for path in &paths {
@@ -91,8 +110,9 @@ impl Watching {
             if more > 0 {
                 text.push_str(&format!("\n    … and {} more", show::count(more)));
             }
-            self.out.warn(text);
+            texts.push(text);
         }
+        texts.join("\n")
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -175,6 +195,7 @@ impl Watching {
 
     fn planned(&self, plan: &Plan) {
         self.out.event(&plan::event(plan));
+        self.state().plan = Some(plan.clone());
         if self.options.dry_run {
             self.out.line(plan::shown(plan));
         } else if self.out.verbose || (self.out.shows_progress() && !self.agreed.load(Ordering::Relaxed)) {
@@ -194,7 +215,7 @@ impl Watching {
         let (number, paths) = state.left_out.entry(reason).or_default();
         *number += 1;
         if paths.len() < PATHS_SHOWN {
-            paths.push(path);
+            paths.push(if path.is_empty() { ". (the root itself)".to_owned() } else { path });
         }
     }
 }
@@ -225,6 +246,15 @@ impl Observer for Watching {
         let overridden = |yes_overrides| self.options.force || (self.options.yes && yes_overrides);
         if let Some(halt) = plan.halts.iter().find(|halt| !overridden(halt.yes_overrides)) {
             return Err(Error::new(Kind::Refused, halt.message.clone()).hint(halt.hint.clone()));
+        }
+        let empties = plan.entries_total == 0 && plan.removed.count > 0;
+        if empties && self.same_source.get().is_some_and(|is_same| !is_same()) {
+            let message = format!(
+                "the source is empty, and not the folder that was synced before; the target has {} that would be removed",
+                show::counted(plan.removed.count, "entry", "entries")
+            );
+            return Err(Error::new(Kind::Refused, message)
+                .hint("is the source mounted? To empty the target, end this sync and start it anew"));
         }
         if self.options.force || self.options.yes || self.agreed.load(Ordering::Relaxed) {
             return Ok(true);

@@ -125,13 +125,12 @@ async fn copy(
     let views = match (&source, copy.force) {
         (_, false) => Views::Live,
         (None, true) => {
-            who.may(Role::Deployer, &from.name)?;
             let apart = from.name == to.name;
             let ears = ears.clone();
             let say = move |service: Option<&ServiceName>, text: String| {
                 ears.event(Event::Note(service.map_or(text.clone(), |service| format!("{service}: {text}"))));
             };
-            Views::Here(frozen(daemon, &from.name, volumes, apart, Arc::new(say), cancel.clone()).await?)
+            Views::Here(frozen(daemon, who, &from.name, volumes, apart, Arc::new(say), cancel.clone()).await?)
         }
         (Some(client), true) => {
             let force = SyncOptions { force: true, ..SyncOptions::default() };

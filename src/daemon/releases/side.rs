@@ -124,7 +124,7 @@ impl Side {
             Side::Here(crew) => {
                 let (site, door) = (crew.site(say), door::of(daemon, &self.seat()));
                 let services: Vec<&Service> = crew.config.services.iter().collect();
-                let freezer = Freezer { site: &site, services, door: &*door, limits: frozen::limits(daemon) };
+                let freezer = Freezer::new(&site, services, &*door, frozen::limits(daemon));
                 freezer.after(freezer.services.len()).await;
                 Ok(())
             }
@@ -132,7 +132,7 @@ impl Side {
         }
     }
 
-    /// Whether nobody has thawed it since it was frozen. One that lives here nobody can: its lock is ours.
+    /// Whether nobody has thawed a tenant of another host since it was frozen.
     pub(super) async fn stood_still(&self) -> Result<()> {
         let Side::There(there) = self else { return Ok(()) };
         let status = there.client.status(Some(&there.tenant.name), false).await?;

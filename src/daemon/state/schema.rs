@@ -211,23 +211,60 @@ pub fn migrate(db: &mut Connection) -> rusqlite::Result<()> {
     tx.commit()
 }
 
-/// A database of a newer program is not touched.
-pub fn check(db: &Connection, file: &Path) -> Result<()> {
+/// The version that a database with something in it has to be migrated to, if it has to be.
+pub fn migrates_to(db: &Connection) -> rusqlite::Result<Option<usize>> {
+    let (known, version) = (MIGRATIONS.len(), version(db)?);
+    Ok(Some(known).filter(|_| (1..known).contains(&version)))
+}
+
+/// A database of a newer program is not opened.
+pub fn check(version: usize, file: &Path) -> Result<()> {
     let known = MIGRATIONS.len();
-    match version(db) {
-        Ok(version) if version > known => Err(Error::new(
-            Kind::Failed,
-            format!("{} is of a newer mcloud: its format is {version}, this one knows {known}", file.display()),
-        )
-        .hint("run the newer mcloud again")),
-        Ok(_) => Ok(()),
-        Err(error) => Err(super::broken(error)),
+    if version <= known {
+        return Ok(());
     }
+    let message = format!("{} is of a newer mcloud: its format is {version}, this one knows {known}", file.display());
+    let hint = "run the newer mcloud again; or put the copy back that it kept before it migrated (`state.db.before-…`), \
+                with no daemon running, and what was done since is forgotten";
+    Err(Error::new(Kind::Failed, message).hint(hint))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_database_is_copied_once_when_it_is_migrated_and_not_when_it_is_made_or_opened_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("state.db");
+        let copies = || {
+            let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+            names.filter(|name| name.to_string_lossy().contains("before")).collect::<Vec<_>>()
+        };
+        let before = MIGRATIONS.len() - 1;
+        let db = Connection::open(&file).unwrap();
+        for step in &MIGRATIONS[..before] {
+            db.execute_batch(step).unwrap();
+        }
+        db.pragma_update(None, "user_version", before).unwrap();
+        db.execute_batch("INSERT INTO tenants VALUES ('shop', NULL, '', '/srv', 0, 1)").unwrap();
+        drop(db);
+        for _ in 0..2 {
+            let tenants = crate::daemon::state::State::open(&file).unwrap().tenants().unwrap();
+            assert_eq!(tenants[0].tenant.name.as_str(), "shop");
+            assert_eq!(copies(), [format!("state.db.before-{}", MIGRATIONS.len()).as_str()]);
+        }
+        let kept = Connection::open(dir.path().join(&copies()[0])).unwrap();
+        assert_eq!(version(&kept).unwrap(), before);
+        let other = dir.path().join("other");
+        std::fs::create_dir(&other).unwrap();
+        crate::daemon::state::State::open(&other.join("state.db")).unwrap();
+        assert!(
+            std::fs::read_dir(&other)
+                .unwrap()
+                .all(|entry| { !entry.unwrap().file_name().to_string_lossy().contains("before") })
+        );
+    }
 
     #[test]
     fn routes_of_a_database_that_knew_no_other_hosts_lead_where_they_did() {

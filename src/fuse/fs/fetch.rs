@@ -19,6 +19,7 @@ impl Fs {
         let key = Key { file: number, version: inode.seen.version, number: at };
         let count = inode.seen.entry.size().div_ceil(BLOCK as u64);
         match fs.blocks.find(&key) {
+            Found::Here(data) if at == 0 && lock(&fs.begun).remove(&number) => Ok(data),
             Found::Here(data) => {
                 if at == 0
                     && let Some(ticket) = lock(&fs.walks).hit(number)

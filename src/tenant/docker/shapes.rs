@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 
 use bollard::models::{
-    ContainerCreateBody, ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, EndpointSettings,
-    HealthStatusEnum, HostConfig, NetworkingConfig, RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, ContainerSummary,
+    ContainerSummaryStateEnum, EndpointSettings, HealthStatusEnum, HostConfig, NetworkingConfig, RestartPolicy,
+    RestartPolicyNameEnum,
 };
 
-use crate::tenant::runtime::{Checked, Container, Labels, Spec, State};
+use crate::tenant::runtime::{Checked, Container, Labels, Lively, Spec, State};
 
 pub fn filters(labels: &Labels) -> HashMap<String, Vec<String>> {
     HashMap::from([("label".to_owned(), labels.iter().map(|(name, value)| format!("{name}={value}")).collect())])
@@ -42,6 +43,26 @@ pub fn container(found: ContainerInspectResponse) -> Container {
     }
 }
 
+/// A container of the list of all, unless it is at rest. A state that is not known here is none of rest.
+pub fn lively(listed: ContainerSummary) -> Option<Lively> {
+    use ContainerSummaryStateEnum::{CREATED, DEAD, EXITED, REMOVING};
+    if matches!(listed.state, Some(CREATED | EXITED | DEAD | REMOVING)) {
+        return None;
+    }
+    let name = listed.names.unwrap_or_default().into_iter().next().unwrap_or_default();
+    let mounts = listed.mounts.unwrap_or_default().into_iter();
+    Some(Lively {
+        id: listed.id.unwrap_or_default(),
+        name: name.trim_start_matches('/').to_owned(),
+        labels: listed.labels.unwrap_or_default().into_iter().collect(),
+        writes: mounts
+            .filter(|mount| mount.rw != Some(false))
+            .filter_map(|mount| mount.source)
+            .map(Into::into)
+            .collect(),
+    })
+}
+
 fn state_of(state: &ContainerState) -> State {
     match state.status {
         Some(ContainerStateStatusEnum::RUNNING) => State::Running,
@@ -49,6 +70,8 @@ fn state_of(state: &ContainerState) -> State {
         Some(ContainerStateStatusEnum::RESTARTING) => State::Restarting,
         Some(ContainerStateStatusEnum::EXITED | ContainerStateStatusEnum::REMOVING) => State::Exited,
         Some(ContainerStateStatusEnum::DEAD) => State::Dead,
+        // A state that is not known here is none of rest.
+        _ if state.running == Some(true) => State::Running,
         _ => State::Created,
     }
 }

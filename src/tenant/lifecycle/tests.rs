@@ -232,3 +232,35 @@ async fn a_hook_that_fails_hangs_or_cannot_be_run_is_an_error_that_names_it() {
     stage.fake.known().faults.push("exec".into());
     assert!(hook().await.message.contains("cannot be run"));
 }
+
+#[tokio::test]
+async fn a_pause_that_is_refused_is_tried_again_a_few_times_and_in_its_time() {
+    let pause = async |stage: &Stage, refused: usize, within: Duration| {
+        stage.fake.known().faults = vec!["pause".to_owned(); refused];
+        let told = Mutex::new(0);
+        let late = tokio::time::Instant::now() + within;
+        let hear = |_: &Error| *told.lock().unwrap() += 1;
+        let paused = still::pause(&stage.fake, "id1", late, &hear).await;
+        let told = *told.lock().unwrap();
+        (paused.map_err(|error| error.chain()), told, stage.states()[0])
+    };
+    let stage = Stage::new("web: {image: app}\n");
+    stage.start().await.unwrap();
+    let long = Duration::from_secs(60);
+    assert_eq!(pause(&stage, 3, long).await, (Ok(()), 3, State::Paused));
+    // It was frozen, whatever the engine says.
+    assert_eq!(pause(&stage, 1, long).await, (Ok(()), 0, State::Paused));
+    stage.fake.unpause("id1").await.unwrap();
+    let (refused, told, state) = pause(&stage, 100, long).await;
+    assert!(refused.unwrap_err().contains("pause web.shop failed"));
+    assert_eq!((told, state), (6, State::Running));
+    let (refused, told, state) = pause(&stage, 100, Duration::from_millis(120)).await;
+    assert!(refused.is_err() && told <= 1 && state == State::Running, "{told}");
+    // What has ended stands still.
+    stage.fake.stop("id1", Duration::ZERO).await.unwrap();
+    assert_eq!(pause(&stage, 1, long).await, (Ok(()), 0, State::Exited));
+    stage.fake.remove("id1").await.unwrap();
+    stage.fake.known().faults = vec!["pause".to_owned()];
+    let late = tokio::time::Instant::now() + long;
+    still::pause(&stage.fake, "id1", late, &|_| ()).await.unwrap();
+}

@@ -1,9 +1,10 @@
 //! A live directory that is looked at, as it is at each moment.
 //!
-//! A handle is the entry's path and its inode: what stands at the path is only taken for the entry if it has that inode still. Paths
-//! are walked beneath the root by [`Dir`], which follows no link, whatever a tenant puts in the way.
+//! A handle is the entry's path and its inode: what stands at the path is only taken for the entry if it has that inode still. A
+//! file that another one has taken the place of can be read on for a while ([`Held`]). Paths are walked beneath the root by [`Dir`], which follows no link, whatever a tenant puts in the way.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::path::Path;
@@ -12,8 +13,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use rustix::fs::Stat;
 
+use super::held::Held;
 use super::{Handle, LIST_BYTES, LIST_ENTRIES, Listing, Look, Piece, Seen, Slice};
-use crate::model::{Error, Kind, Result};
+use crate::model::{Error, Kind, Result, shown};
 use crate::sys::clock::{Time, file_clock};
 use crate::sys::dir::{Dir, split_last};
 use crate::sys::memory::append_at;
@@ -26,6 +28,8 @@ use crate::tree::read::kind_of;
 /// Directories whose names are kept while somebody pages through them, and how many names that may be in all.
 const KEPT_LISTS: usize = 8;
 const KEPT_NAMES: usize = 2_000_000;
+/// How often a file that is replaced while it is looked at is looked at again.
+const TRIES: u32 = 16;
 
 /// The directory at a path, which is trusted.
 #[derive(Debug)]
@@ -36,6 +40,7 @@ pub struct Live {
     /// How people know it.
     label: String,
     lists: Mutex<VecDeque<Names>>,
+    held: Held,
 }
 
 /// The sorted names of a large directory, as they were at one moment.
@@ -51,8 +56,8 @@ impl Live {
         let cannot = |error: io::Error| Error::io(format!("cannot look at {label}"), error);
         let root = Dir::open(path).map_err(cannot)?;
         let device = root.stat_self().map_err(cannot)?.st_dev;
-        let stamps = Stamps::of(&root);
-        Ok(Live { root, device, stamps, label: label.to_owned(), lists: Mutex::default() })
+        let (stamps, lists, held) = (Stamps::of(&root), Mutex::default(), Held::default());
+        Ok(Live { root, device, stamps, label: label.to_owned(), lists, held })
     }
 
     /// The directory that a handle names, and what it is.
@@ -140,7 +145,46 @@ impl Live {
         self.lists.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn file(&self, handle: &Handle, near: &mut Option<(Vec<u8>, Dir)>) -> Result<(std::fs::File, Stat)> {
+    /// Holds a file that was seen; false if it is not there any more.
+    fn hold(&self, dir: &Dir, name: &[u8], seen: &Seen) -> bool {
+        let is_it = |file: &File| {
+            let inode = parse(&seen.handle).map(|(_, inode)| inode);
+            meta::stat_file(file).is_ok_and(|stat| inode.is_ok_and(|inode| inode == stat.st_ino))
+        };
+        match dir.read(name) {
+            Ok(file) if is_it(&file) => {
+                self.held.put(&seen.handle, Arc::new(file));
+                true
+            }
+            Ok(_) => false,
+            // One that cannot be opened is not held, and shown all the same.
+            Err(error) => error.kind() != ErrorKind::NotFound,
+        }
+    }
+
+    /// A file that another one has taken the place of.
+    fn held(&self, handle: &Handle) -> Option<Result<Seen>> {
+        let (path, _) = parse(handle).ok()?;
+        let file = self.held.find(handle)?;
+        let looked = meta::stat_file(&file).and_then(|stat| Ok((stat, meta::xattrs_of(&*file)?)));
+        Some(looked.map_err(|error| self.failed(path, error)).and_then(|(stat, xattrs)| {
+            let kind = kind_of(&stat).ok_or_else(|| self.gone(path))?;
+            Ok(self.describe(path, split_last(path).1, kind, xattrs, &stat))
+        }))
+    }
+
+    fn file(&self, handle: &Handle, near: &mut Option<(Vec<u8>, Dir)>) -> Result<(Arc<File>, Stat)> {
+        match self.file_there(handle, near) {
+            Err(error) if error.kind == Kind::NotFound => {
+                let file = self.held.find(handle).ok_or(error)?;
+                let stat = meta::stat_file(&file).map_err(|error| self.failed(b"", error))?;
+                Ok((file, stat))
+            }
+            there => there,
+        }
+    }
+
+    fn file_there(&self, handle: &Handle, near: &mut Option<(Vec<u8>, Dir)>) -> Result<(Arc<File>, Stat)> {
         let (path, inode) = parse(handle)?;
         let (parent, name) = split_last(path);
         if near.as_ref().is_none_or(|(open, _)| open != parent) {
@@ -150,7 +194,7 @@ impl Live {
         let Some((_, dir)) = near else { return Err(self.gone(path)) };
         let opened = dir.read(name).and_then(|file| Ok((meta::stat_file(&file)?, file)));
         match opened {
-            Ok((stat, file)) if stat.st_ino == inode => Ok((file, stat)),
+            Ok((stat, file)) if stat.st_ino == inode => Ok((Arc::new(file), stat)),
             Ok(_) => Err(self.gone(path)),
             Err(error) => Err(self.failed(path, error)),
         }
@@ -158,12 +202,27 @@ impl Live {
 
     fn slice(&self, slice: &Slice, near: &mut Option<(Vec<u8>, Dir)>) -> Result<Piece> {
         let now = file_clock();
-        let (file, before) = self.file(&slice.file, near)?;
+        let ((file, before), is_there) = match self.file_there(&slice.file, near) {
+            Err(error) if error.kind == Kind::NotFound => {
+                let file = self.held.find(&slice.file).ok_or(error)?;
+                let before = meta::stat_file(&file).map_err(|error| self.failed(b"", error))?;
+                ((file, before), false)
+            }
+            there => (there?, true),
+        };
         let mut data = Vec::new();
         let read = append_at(&file, &mut data, slice.len as usize, slice.offset).and_then(|_| meta::stat_file(&file));
         match read {
-            // What changed while it was read is of no version.
             Ok(after) => {
+                let is_part = slice.offset > 0 || (data.len() as u64) < u64::try_from(after.st_size).unwrap_or(0);
+                match is_there {
+                    // Somebody is in the middle of it: what is still to come is to be of the same file.
+                    true if is_part => self.held.put(&slice.file, file),
+                    // Not what was written to it elsewhere while it was read.
+                    false if self.held.find(&slice.file).is_none() => return Err(self.gone(parse(&slice.file)?.0)),
+                    _ => {}
+                }
+                // What changed while it was read is of no version.
                 let version = self.version(&before, now);
                 let still = stamped(&before) == stamped(&after);
                 Ok(Piece { data: data.into(), version: Some(if still { version } else { !version }) })
@@ -173,7 +232,7 @@ impl Live {
     }
 
     fn gone(&self, path: &[u8]) -> Error {
-        let path = String::from_utf8_lossy(path).escape_debug().to_string();
+        let path = shown::path(path);
         Error::new(Kind::NotFound, format!("{}: `{path}` is no longer there", self.label))
     }
 
@@ -184,7 +243,7 @@ impl Live {
         if error.kind() == ErrorKind::NotFound || Errno::from_io_error(&error).is_some_and(|no| moved.contains(&no)) {
             return self.gone(path);
         }
-        Error::io(format!("{}: cannot read `{}`", self.label, String::from_utf8_lossy(path).escape_debug()), error)
+        Error::io(format!("{}: cannot read `{}`", self.label, shown::path(path)), error)
     }
 }
 
@@ -230,7 +289,20 @@ impl Look for Live {
         if path.is_empty() && is_stage(name) {
             return Ok(None);
         }
-        match self.seen(&dir, path, name) {
+        let mut seen = self.seen(&dir, path, name);
+        for _ in 0..TRIES {
+            match &seen {
+                Ok(Some(found)) if matches!(found.entry.kind, EntryKind::File { .. }) => {
+                    if self.hold(&dir, name, found) {
+                        break;
+                    }
+                }
+                // Nothing is there while one is taken away and the other put there by two steps: that is how it is.
+                _ => break,
+            }
+            seen = self.seen(&dir, path, name);
+        }
+        match seen {
             Ok(seen) => Ok(seen),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) => Ok(None),
             Err(error) => Err(self.failed(&join(path, name), error)),
@@ -246,8 +318,11 @@ impl Look for Live {
         let seen = self.root.open_beneath(parent).and_then(|dir| self.seen(&dir, parent, name));
         match seen {
             Ok(Some(seen)) if parse(&seen.handle)?.1 == inode => Ok(seen),
-            Ok(_) => Err(self.gone(path)),
-            Err(error) => Err(self.failed(path, error)),
+            Ok(_) => self.held(handle).unwrap_or_else(|| Err(self.gone(path))),
+            Err(error) => match self.failed(path, error) {
+                gone if gone.kind == Kind::NotFound => self.held(handle).unwrap_or(Err(gone)),
+                error => Err(error),
+            },
         }
     }
 
@@ -362,7 +437,8 @@ mod tests {
     fn what_is_replaced_is_gone_and_what_is_written_has_another_version() {
         let (dir, live) = tree();
         let root = live.root().unwrap();
-        let b = live.find(&root.handle, b"b").unwrap().unwrap();
+        let listed = live.list(&root.handle, None).unwrap().entries;
+        let b = listed.into_iter().find(|seen| *seen.entry.name == *b"b").unwrap();
         crate::sys::stamps::next_tick();
         fs::write(dir.path().join("root/b"), "more").unwrap();
         crate::sys::stamps::next_tick();
@@ -396,7 +472,14 @@ mod tests {
         let a = live.find(&sub.handle, b"a").unwrap().unwrap();
         fs::rename(dir.path().join("root/sub"), dir.path().join("sub")).unwrap();
         symlink("../sub", dir.path().join("root/sub")).unwrap();
+        // Whoever had it open has what was in the tree, and nothing that comes to be in it outside.
+        assert_eq!(live.read(&[slice(&a)])[0].as_ref().unwrap().data[..], b"aaa"[..]);
+        assert_eq!(live.again(&a.handle).unwrap().entry.size(), 3);
+        crate::sys::clock::next_tick();
+        fs::write(dir.path().join("sub/a"), "new").unwrap();
         assert_eq!(live.read(&[slice(&a)])[0].as_ref().unwrap_err().kind, Kind::NotFound);
+        assert_eq!(live.again(&a.handle).unwrap_err().kind, Kind::NotFound);
+        assert!(live.data(&a.handle, 0).is_err());
         assert_eq!(live.list(&sub.handle, None).unwrap_err().kind, Kind::NotFound);
     }
 
@@ -421,6 +504,35 @@ mod tests {
         }
         assert_eq!(found.len(), count, "with `a`, and without the one that was removed");
         assert!(found.is_sorted());
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_is_read_on_by_who_looked_at_it_and_the_new_one_by_who_looks_again() {
+        let (dir, live) = tree();
+        let root = live.root().unwrap();
+        let replace = |name: &str, content: &[u8]| {
+            fs::write(dir.path().join("root/next"), content).unwrap();
+            fs::rename(dir.path().join("root/next"), dir.path().join("root").join(name)).unwrap();
+        };
+        replace("one", b"old");
+        let old = live.find(&root.handle, b"one").unwrap().unwrap();
+        replace("one", b"newer");
+        let new = live.find(&root.handle, b"one").unwrap().unwrap();
+        let read = |seen: &Seen| live.read(&[slice(seen)]).remove(0).map(|piece| piece.data);
+        assert_eq!((read(&old).unwrap(), read(&new).unwrap()), (b"old"[..].into(), b"newer"[..].into()));
+        assert_eq!(live.again(&old.handle).unwrap().entry.size(), 3);
+        // Found in a listing and read in part, a large one is read to its end; one that was not read at all is gone.
+        replace("one", &[1; 100_000]);
+        let listed = live.list(&root.handle, None).unwrap().entries;
+        let found = |name: &[u8]| listed.iter().find(|seen| *seen.entry.name == *name).unwrap().clone();
+        let (large, small) = (found(b"one"), found(b"b"));
+        let part = |offset| Slice { file: large.handle.clone(), offset, len: 50_000 };
+        assert_eq!(live.read(&[part(0)])[0].as_ref().unwrap().data[..], [1; 50_000]);
+        replace("one", &[2; 100_000]);
+        replace("b", b"other");
+        assert_eq!(live.read(&[part(50_000)])[0].as_ref().unwrap().data[..], [1; 50_000]);
+        assert_eq!(read(&small).unwrap_err().kind, Kind::NotFound);
+        assert_eq!(live.again(&small.handle).unwrap_err().kind, Kind::NotFound);
     }
 
     #[test]

@@ -10,10 +10,8 @@ use rustix::fs::Stat;
 use super::links::LinkName;
 use super::{Job, Scan, Shared, lock, reason};
 use crate::model::sync::LeftOut;
-use crate::sys::clock::file_clock;
 use crate::sys::dir::{Dir, DirName, is_gone, split_last};
 use crate::sys::mapped::Mapped;
-use crate::sys::stamps::Stamps;
 use crate::tree::entry::{Entry, Meta};
 use crate::tree::filter::Stand;
 use crate::tree::read::look_at;
@@ -77,13 +75,9 @@ impl Scan<'_> {
 
     /// Looks at what stands where a directory was: the entry of another one, or what its parent has to say instead.
     fn look_again(&self, job: &mut Job) -> std::result::Result<Entry, Amend> {
-        let now = file_clock();
         let (above, name) = split_last(&job.path);
         let looked = self.root.open_beneath(above).and_then(|dir| match dir.stat_if_there(name)? {
-            Some(stat) => {
-                let settled = Stamps::at(&dir, name).are_settled(&stat, now);
-                Ok(look_at(&dir, name, &stat, settled)?.map(|item| (item, stat)))
-            }
+            Some(stat) => Ok(look_at(&dir, name, &stat, false)?.map(|item| (item, stat))),
             None => Ok(None),
         });
         let (item, stat) = match looked {
