@@ -1,9 +1,9 @@
-# The three things to do with a clone. Each says what it does; none needs anything to be installed by hand.
+# The things to do with a clone: demo, test, bench, and two that go on for longer. Each says what it does; none needs anything to be installed by hand.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: demo test bench packages docker nextest moto
+.PHONY: demo test bench soak rsync-suite packages docker nextest moto
 
 # What the tests run beside mcloud: package, and a program that it brings.
 PACKAGES := rsync:rsync attr:setfattr acl:setfacl xfsprogs:mkfs.xfs btrfs-progs:mkfs.btrfs e2fsprogs:mkfs.ext4 ntfs-3g:mkfs.ntfs exfat-fuse:mount.exfat-fuse exfatprogs:mkfs.exfat \
@@ -39,6 +39,20 @@ bench: packages docker
 	python3 benches/compare/proxy.py
 	python3 benches/compare/release.py
 	cargo bench --quiet
+
+# Random trees, changes, syncs and kills on every file system, for as long as asked (`make soak MINUTES=5 SEED=17`); what it finds lies in
+# target/soak with the seed that repeats it. `tests/soak/soak.py --help` has the rest.
+MINUTES ?= 60
+SEED ?=
+soak: packages
+	cargo build --release --quiet
+	python3 tests/soak/soak.py --binary target/release/mcloud --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(SOAK)
+
+# The suite that rsync tests itself with, fetched with apt, where a call of it is a copy that mcloud makes as well.
+rsync-suite: PACKAGES += gcc:gcc make:make
+rsync-suite: packages
+	cargo build --release --quiet
+	python3 tests/rsync-suite/run.py --binary target/release/mcloud
 
 packages:
 	@missing=()

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::sys::dir::{Dir, Leftover};
-use crate::tree::filter::STAGE_PREFIX;
+use crate::tree::filter::{STAGE_PARTS, STAGE_PREFIX};
 
 /// New directories, each in a folder of this under its number.
 const NEW: &[u8] = b"new";
@@ -28,8 +28,6 @@ const LOG_DRAFT: &[u8] = b"log.draft";
 const PROBE: &[u8] = b"probe";
 /// A further name of a file on its way to its place.
 pub const LINK_DRAFT: &[u8] = b"link.draft";
-/// All that a stage ever holds.
-const PARTS: [&[u8]; 9] = [NEW, FILES, TRASH, LEFT, SALVAGE, LOG, LOG_DRAFT, PROBE, LINK_DRAFT];
 
 pub struct Stage {
     pub dir: Dir,
@@ -68,7 +66,7 @@ impl Stage {
             Some(now) if now.st_ino == stat.st_ino => {}
             _ => return Stage::open(root),
         }
-        if let Some(other) = dir.names()?.iter().find(|entry| !PARTS.contains(&&*entry.name)) {
+        if let Some(other) = dir.names()?.iter().find(|entry| !STAGE_PARTS.contains(&&*entry.name)) {
             let (name, other) = (String::from_utf8_lossy(&name), String::from_utf8_lossy(&other.name));
             let text = format!("{name} holds {other}, so it is no staging folder: rename it");
             return Err(std::io::Error::new(ErrorKind::AlreadyExists, text));
@@ -86,7 +84,7 @@ impl Stage {
     /// Whether the stage of this target has a log in force, as far as can be seen without its lock.
     pub fn is_log_in_force(root: &Path) -> bool {
         place(root).is_ok_and(|(parent, name, _)| {
-            let stage = Dir::open(&parent).and_then(|parent| parent.open_beneath(&name));
+            let stage = parent.open_beneath(&name);
             stage.is_ok_and(|stage| matches!(stage.stat_if_there(LOG), Ok(Some(_))))
         })
     }

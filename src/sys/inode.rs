@@ -52,7 +52,7 @@ mod tests {
         std::fs::write(path.join("in it"), b"").unwrap();
         assert_eq!(Inode::at(&path).unwrap(), first);
         std::fs::remove_dir_all(&path).unwrap();
-        super::super::clock::next_tick();
+        super::super::stamps::next_tick();
         std::fs::create_dir(&path).unwrap();
         assert_ne!(Inode::at(&path).unwrap(), first);
     }

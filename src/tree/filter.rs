@@ -131,8 +131,9 @@ pub fn is_stage(path: &[u8]) -> bool {
     path.strip_prefix(STAGE_PREFIX).is_some_and(|rest| rest.is_empty() || rest[0] == b'.' && !rest.contains(&b'/'))
 }
 
-/// What a stage holds (`sync/stage.rs`).
-const STAGE_PARTS: [&[u8]; 7] = [b"new", b"files", b"trash", b"salvage", b"log", b"log.draft", b"link.draft"];
+/// All that a stage ever holds (`sync/stage.rs`, `sync/names.rs`).
+pub const STAGE_PARTS: [&[u8]; 10] =
+    [b"new", b"files", b"trash", b"left", b"salvage", b"log", b"log.draft", b"link.draft", b"probe", b"names"];
 
 /// Whether what stands under a stage's name in a root is a stage, and not somebody's folder of that name: closed to others,
 /// with nothing in it but what stages hold. What has gone in the meantime was one.

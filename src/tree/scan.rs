@@ -206,9 +206,9 @@ impl Scan<'_> {
             let stand = self.filter.stand(&path, known_dir);
             match stand {
                 Stand::Outside => {
-                    if self.filter.hides(&path, known_dir) && !is_real_stage(&dir, &entry.name) {
+                    if self.filter.hides(&path, known_dir) && !is_real_stage(dir, &entry.name) {
                         let reason = "names like this are kept for mcloud's own staging folders".into();
-                        lock(shared).findings.reserved.push(LeftOut { path, reason });
+                        found.reserved.push(LeftOut { path, reason });
                     }
                     continue;
                 }
@@ -304,6 +304,7 @@ impl Scan<'_> {
         held.bytes += found.bytes;
         held.findings.damaged |= found.damaged;
         held.findings.left_out.append(&mut found.left_out);
+        held.findings.reserved.append(&mut found.reserved);
         if found.unread {
             held.findings.unread.push(job.dir);
         }
@@ -342,6 +343,7 @@ struct Found {
     /// Files with several names: device and inode, position.
     links: Vec<((u64, u64), u32)>,
     left_out: Vec<LeftOut>,
+    reserved: Vec<LeftOut>,
     bytes: u64,
     protected: bool,
     unread: bool,

@@ -32,6 +32,7 @@ mod schedule_runs;
 mod snapshot_bucket;
 mod snapshot_crash;
 mod snapshot_equal;
+mod soak_slice;
 mod sync_attrs;
 mod sync_bad_input;
 mod sync_counts;

@@ -166,10 +166,11 @@ impl Live {
     fn held(&self, handle: &Handle) -> Option<Result<Seen>> {
         let (path, _) = parse(handle).ok()?;
         let file = self.held.find(handle)?;
+        let now = file_clock();
         let looked = meta::stat_file(&file).and_then(|stat| Ok((stat, meta::xattrs_of(&*file)?)));
         Some(looked.map_err(|error| self.failed(path, error)).and_then(|(stat, xattrs)| {
             let kind = kind_of(&stat).ok_or_else(|| self.gone(path))?;
-            Ok(self.describe(path, split_last(path).1, kind, xattrs, &stat))
+            Ok(self.describe(path, split_last(path).1, kind, xattrs, (&stat, now)))
         }))
     }
 
@@ -475,7 +476,7 @@ mod tests {
         // Whoever had it open has what was in the tree, and nothing that comes to be in it outside.
         assert_eq!(live.read(&[slice(&a)])[0].as_ref().unwrap().data[..], b"aaa"[..]);
         assert_eq!(live.again(&a.handle).unwrap().entry.size(), 3);
-        crate::sys::clock::next_tick();
+        crate::sys::stamps::next_tick();
         fs::write(dir.path().join("sub/a"), "new").unwrap();
         assert_eq!(live.read(&[slice(&a)])[0].as_ref().unwrap_err().kind, Kind::NotFound);
         assert_eq!(live.again(&a.handle).unwrap_err().kind, Kind::NotFound);
