@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::common::disks::{Disk, Overlay};
 use crate::common::host::{Client, Daemon};
@@ -12,7 +13,7 @@ use crate::common::{scratch, sh};
 
 /// Longer ago than any margin.
 fn settle() {
-    std::thread::sleep(std::time::Duration::from_millis(60));
+    std::thread::sleep(Duration::from_millis(60));
 }
 
 fn stamp(file: &Path) -> (i64, i64) {
@@ -30,7 +31,11 @@ fn unseen(mapper: &mut Mapper, file: &Path, text: &str) -> bool {
 /// Tries it until no write has left a stamp. The machine writes dirty pages to disk when it likes, and `sync` of whoever else runs makes
 /// it like to: the next write to them is stamped then, and shows nothing.
 fn until_unseen(what: &str, mut once: impl FnMut(usize) -> bool) {
-    assert!((0..8).any(&mut once), "{what}: each time some write left a stamp");
+    let began = Instant::now();
+    let mut tries = 0..;
+    while !tries.next().is_some_and(&mut once) {
+        assert!(began.elapsed() < Duration::from_secs(90), "{what}: each time some write left a stamp");
+    }
 }
 
 /// A tree below `root` with a file that is written through memory before, between and after syncs.
@@ -54,10 +59,10 @@ fn followed(root: &Path, what: &str, client: &Client, dir: &Path, user: Option<u
     mapper.write("first");
     settle();
     client.sync(&source, &target, &["--yes"]).ok().proves();
-    assert_equal(&source, &target, what);
     let mut all_unseen = unseen(&mut mapper, &file, "other");
     client.sync(&source, &target, &[]).ok().proves();
-    assert_equal(&source, &target, &format!("{what}, while it is mapped"));
+    // The oracle looks for holes, and has what is dirty written for it.
+    assert!(fs::read(&file).unwrap() == fs::read(target.join("data.mdb")).unwrap(), "{what}, while it is mapped");
     assert_eq!(&fs::read(target.join("data.mdb")).unwrap()[..5], b"other");
     // What was written after the reading is in the file, and the one who wrote it is gone.
     all_unseen &= unseen(&mut mapper, &file, "third");
