@@ -11,7 +11,7 @@ use crate::model::Result;
 use crate::model::sync::LeftOut;
 use crate::sys::dir::Dir;
 use crate::sys::mount::mounted_below;
-use crate::tree::view::{Item, State, View};
+use crate::tree::view::{Item, LastDir, State, View};
 
 /// Magic numbers (linux/magic.h) of file systems that may refuse to rename a folder: overlay does for one of a lower layer,
 /// and so may what is behind FUSE (fuse-overlayfs).
@@ -203,8 +203,12 @@ impl HoldBack<'_> {
     /// A file that cannot leave its place is copied to the other one.
     fn moves(&mut self, own: &View, want: &mut Want) -> Result<()> {
         let mut staying: HashSet<(u32, u32)> = HashSet::new();
-        for &(dir, at) in &want.moves {
-            let items = own.items(dir).map_err(|cause| index_error(&cause))?;
+        let mut last = LastDir::default();
+        // In the order of their folders, so that each is read once.
+        let mut moves = want.moves.clone();
+        moves.sort_unstable();
+        for (dir, at) in moves {
+            let items = last.items(own, dir).map_err(|cause| index_error(&cause))?;
             let Some(item) = items.get(at as usize) else { continue };
             if let Some(reason) = self.why_file_stays(own, dir, &item.entry.name) {
                 self.leave(own.path_of(dir, &item.entry.name), reason);
@@ -235,12 +239,16 @@ impl HoldBack<'_> {
 
     fn removals(&mut self, own: &mut View, want: &mut Want) -> Result<()> {
         let mut stays = HashSet::new();
-        for &(dir, at) in &want.removed.clone() {
-            let items = own.items(dir).map_err(|cause| index_error(&cause))?;
+        let twins: HashSet<u32> = want.moved_dirs.iter().map(|&(_, twin)| twin).collect();
+        let mut last = LastDir::default();
+        let mut removed = want.removed.clone();
+        removed.sort_unstable();
+        for (dir, at) in removed {
+            let items = last.items(own, dir).map_err(|cause| index_error(&cause))?;
             let Some(item) = items.get(at as usize) else { continue };
             if item.entry.is_dir() {
                 let Some(child) = own.child(dir, &item.entry.name) else { continue };
-                if !want.moved_dirs.iter().any(|&(_, twin)| twin == child) {
+                if !twins.contains(&child) {
                     self.removal_below(own, want, child)?;
                 }
                 continue;
