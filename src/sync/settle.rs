@@ -162,10 +162,10 @@ impl Run<'_> {
         let Some(first) = folders.first() else { return };
         let first = String::from_utf8_lossy(first);
         let others = match folders.len() - 1 {
-            0 => String::new(),
-            count => format!(" and {count} more"),
+            0 => " is".to_string(),
+            count => format!(" and {count} more folders are"),
         };
-        let note = format!("{first}{others} not at the source, but kept: what is in it is left out or left alone");
+        let note = format!("{first}{others} not at the source, but kept for what is left out or left alone there");
         self.observer.event(Event::Note(note));
     }
 }

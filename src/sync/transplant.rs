@@ -20,15 +20,21 @@ const DRAFT: &[u8] = b".mcloud-stage.copy";
 /// durable when it comes into its place. Returns what of its metadata was refused.
 pub fn transplant(from: &Dir, name: &[u8], to: &Dir, to_name: &[u8]) -> Result<Vec<String>> {
     to.remove_all(DRAFT)?;
+    let copied = copy_into_place(from, name, to, to_name);
+    if copied.is_err() {
+        // What stays in the tree would be part of it.
+        to.remove_all(DRAFT)?;
+    }
+    copied
+}
+
+fn copy_into_place(from: &Dir, name: &[u8], to: &Dir, to_name: &[u8]) -> Result<Vec<String>> {
     let mut refusals = Vec::new();
     copy_tree(from, name, to, &mut refusals)?;
     to.sync_fs()?;
     match to.stat_if_there(to_name)? {
         // A folder does not give way, not even an empty one.
-        Some(there) if is_dir(&there) => {
-            to.remove_all(DRAFT)?;
-            Err(ErrorKind::IsADirectory.into())
-        }
+        Some(there) if is_dir(&there) => Err(ErrorKind::IsADirectory.into()),
         _ => to.rename(DRAFT, to, to_name).map(|()| refusals),
     }
 }

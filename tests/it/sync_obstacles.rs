@@ -312,7 +312,7 @@ fn what_cannot_be_removed_after_a_commit_waits_aside_and_holds_nothing_up() {
         std::os::unix::fs::PermissionsExt::from_mode(0o700),
     )
     .unwrap();
-    let _mounted = Mounted::new(&["-t", "tmpfs", "-o", "size=1m", "none"], &trash);
+    let mut mounted = Mounted::new(&["-t", "tmpfs", "-o", "size=1m", "none"], &trash);
     write(trash.join("precious"), "p");
     let outcome = place.sync();
     assert!(outcome.status.code() == Some(5) || outcome.status.code() == Some(0), "{outcome}");
@@ -326,4 +326,10 @@ fn what_cannot_be_removed_after_a_commit_waits_aside_and_holds_nothing_up() {
         .iter()
         .any(|line: &Value| line["message"].as_str().is_some_and(|text| text.contains("cannot be removed")));
     assert!(told || !left_out(&outcome).is_empty(), "it is told\n{outcome}");
+    // It has gone aside with what it is mounted in, and is as it was.
+    mounted.0 = place.dir.path().join(".mcloud-stage.target/left/0/9/m");
+    assert_eq!(fs::read_to_string(mounted.0.join("precious")).unwrap(), "p");
+    drop(mounted);
+    place.sync().ok().proves();
+    assert!(!place.dir.path().join(".mcloud-stage.target").exists(), "once it can be removed, it is");
 }
