@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use crate::model::{Error, Kind, Result};
+use crate::sys::mount::plain;
 
 /// How the source of our mounts begins, as `findmnt` shows it.
 pub const SOURCE: &str = "mcloud:";
@@ -87,26 +88,6 @@ fn parse(table: &[u8]) -> Vec<Mount> {
         Some(Mount { dir, kind: text(dash + 1)?, source: text(dash + 2)? })
     };
     table.split(|byte| *byte == b'\n').filter_map(line).collect()
-}
-
-/// Without the table's `\040` for a space.
-fn plain(field: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((byte, after)) = rest.split_first() {
-        let code = |digits: &[u8]| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok();
-        match (byte, after.get(..3).and_then(code)) {
-            (b'\\', Some(code)) => {
-                out.push(code);
-                rest = &after[3..];
-            }
-            _ => {
-                out.push(*byte);
-                rest = after;
-            }
-        }
-    }
-    out
 }
 
 #[cfg(test)]

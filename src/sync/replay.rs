@@ -239,43 +239,44 @@ impl Replayer<'_> {
     }
 
     fn detach(&mut self, path: &[u8], ino: u64, to: &[u8]) -> Result<()> {
+        if let Some((shelf, place)) = self.take_out(path, ino, to)? {
+            let (folder, name) = self.folder(path)?;
+            let refusals = transplant(folder, name, &shelf, place)?;
+            remove_in_place(folder, name)?;
+            self.copied(path, refusals);
+            self.last = None;
+        }
+        Ok(())
+    }
+
+    fn discard(&mut self, path: &[u8], ino: u64, to: &[u8]) -> Result<()> {
+        if self.take_out(path, ino, to)?.is_some() {
+            let (folder, name) = self.folder(path)?;
+            remove_in_place(folder, name)?;
+            self.last = None;
+        }
+        Ok(())
+    }
+
+    /// Moves what stands at `path`, if it still is inode `ino`, to `to` in the stage. Where no rename leads there, returns the
+    /// folder and the name that it should have come to.
+    fn take_out<'t>(&mut self, path: &[u8], ino: u64, to: &'t [u8]) -> Result<Option<(Dir, &'t [u8])>> {
         let (shelf, place) = split_last(to);
         let shelf = self.stage.dir.open_beneath(shelf)?;
-        let Some((folder, name)) = self.folder_if_there(path)? else { return Ok(()) };
+        let Some((folder, name)) = self.folder_if_there(path)? else { return Ok(None) };
         let stat = match folder.stat_if_there(name)? {
             Some(stat) if stat.st_ino == ino => stat,
-            _ => return Ok(()),
+            _ => return Ok(None),
         };
         if is_dir(&stat) {
             free_to_move(folder, name, &stat)?;
         }
         match writable(folder, |folder| folder.rename(name, &shelf, place)) {
-            Err(error) if is_other_device(&error) => {
-                let refusals = transplant(folder, name, &shelf, place)?;
-                remove_in_place(folder, name)?;
-                self.copied(path, refusals);
-            }
+            Err(error) if is_other_device(&error) => return Ok(Some((shelf, place))),
             other => other?,
         }
         self.last = None;
-        Ok(())
-    }
-
-    fn discard(&mut self, path: &[u8], ino: u64, to: &[u8]) -> Result<()> {
-        let (shelf, place) = split_last(to);
-        let shelf = self.stage.dir.open_beneath(shelf)?;
-        let Some((folder, name)) = self.folder_if_there(path)? else { return Ok(()) };
-        let stat = match folder.stat_if_there(name)? {
-            Some(stat) if stat.st_ino == ino => stat,
-            _ => return Ok(()),
-        };
-        free_to_move(folder, name, &stat)?;
-        match writable(folder, |folder| folder.rename(name, &shelf, place)) {
-            Err(error) if is_other_device(&error) => remove_in_place(folder, name)?,
-            other => other?,
-        }
-        self.last = None;
-        Ok(())
+        Ok(None)
     }
 
     fn attach(&mut self, from: &[u8], path: &[u8]) -> Result<()> {

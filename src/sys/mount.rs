@@ -99,7 +99,7 @@ fn below(table: &[u8], root: &[u8]) -> Vec<Vec<u8>> {
 }
 
 /// A field of the table as a path: blanks, line ends and backslashes are written there as `\\` and three octal digits.
-fn plain(field: &[u8]) -> Vec<u8> {
+pub fn plain(field: &[u8]) -> Vec<u8> {
     let mut path = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((first, after)) = rest.split_first() {
